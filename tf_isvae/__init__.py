@@ -1,0 +1,19 @@
+"""Variational auto encoders with binary and categorical latents, for TensorFlow and Keras 3."""
+
+from tf_isvae import callbacks, datasets, estimators, latents, likelihoods, networks, zoo
+from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent
+from tf_isvae.model import DiscreteVAE
+
+__all__ = [
+    "BernoulliLatent",
+    "CategoricalLatent",
+    "DiscreteVAE",
+    "GaussianLatent",
+    "callbacks",
+    "datasets",
+    "estimators",
+    "latents",
+    "likelihoods",
+    "networks",
+    "zoo",
+]

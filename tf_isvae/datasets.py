@@ -1,0 +1,633 @@
+"""Images as `tf.data`: from TFDS, arrays, `.npz` files, folders of PNG and JPEG, or the bundled digits.
+
+    train = load("mnist", "train", batch_size=2048, seed=0)     # float32 (batch, H, W, C) in [0, 1]
+
+Everything random (the order of an epoch, the draws of `binarize`) is a function of the seed and of the
+number of the epoch, batch or image, never of how much has been read before. So batch k can be made
+without making the k batches before it, which is what `start` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import operator
+import os
+import pathlib
+import re
+import socket
+import struct
+import tempfile
+import urllib.parse
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+# Decoded data up to this size is kept in memory (2 GiB); larger data is read from disk in every epoch.
+MEMORY_LIMIT = 2 * 1024**3
+
+# TFDS records can only be read in sequence, so a stream of them is shuffled within this many images.
+SHUFFLE_BUFFER = 10_000
+
+_BUILT_IN = ("mnist", "fashion_mnist", "digits")
+_BROKEN = "cannot be decoded as PNG or JPEG"
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_CHUNK = 1024  # images that are converted together, so that conversions need little memory beside the result
+
+# One stream of random numbers per purpose, so that the noise of `binarize` tells nothing of the order.
+_ORDER, _NOISE = 7001, 7002
+
+
+class _Arrays(NamedTuple):
+    """Images in memory: (n, H, W, C), uint8 in 0..255 or float32 in [0, 1], and int32 labels (n,) or None."""
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+class _Encoded(NamedTuple):
+    """Images that lie encoded on disk.
+
+    examples(seed) is a data set of (index, data, label), int64, string and int32 scalars, in the order that
+    seed, int64 (2,), determines, or in the order of the source if seed is None. decode(data) is one uint8
+    image. `shape` is that of a decoded image, with None where images differ.
+    """
+
+    name: str
+    count: int
+    shape: tuple[int | None, int | None, int]
+    labels: bool
+    examples: Callable[[tf.Tensor | None], tf.data.Dataset]
+    decode: Callable[[tf.Tensor], tf.Tensor]
+
+
+def load(
+    source: str | os.PathLike | np.ndarray,
+    split: str = "train",
+    *,
+    batch_size: int,
+    seed: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    binarize: str | None = None,
+    data_dir: str | os.PathLike | None = None,
+    labels: bool = False,
+    start: int | None = None,
+) -> tf.data.Dataset:
+    """Returns the images of one split in batches, float32 (batch, H, W, C) in [0, 1].
+
+    Data that takes at most `MEMORY_LIMIT` bytes decoded is decoded now and kept in memory (a byte per value
+    if the source has 8 bits per value). Larger data is read from disk and decoded in every epoch.
+
+    Args:
+      source: one of
+        - "mnist", "fashion_mnist" or the name of any other TFDS data set with an image, also as
+          "name/config:version". It is downloaded if `data_dir` does not have it.
+        - "digits": the 1,797 handwritten digits that scikit-learn brings (8x8 in 17 grey levels), made
+          28x28 unless `image_size` is given. Every fifth image, 360 in all, is the "test" split, the other
+          1,437 are "train". Needs no download.
+        - a NumPy array (n, H, W) or (n, H, W, C), uint8 in 0..255 or floating point in [0, 1]. Its only
+          split is "train".
+        - the path of an `.npz` file with such arrays `x_train`, `x_test` ... (and `y_train` ... for labels),
+          one per split; or with `images` (and `labels`), or a single array, as its only split "train".
+        - the path of a folder of PNG and JPEG images, searched recursively. If it has subfolders `train` or
+          `test`, its splits are its subfolders; otherwise its only split is "train" and has every image.
+        A path that exists wins over a TFDS name, except over the three names above.
+      split: the name of the split; for TFDS also a slice, such as "train[:10%]".
+      batch_size: images in a batch. The last batch of an epoch may be smaller.
+      seed: None to keep the order of the source. An integer of at least 0 to shuffle: each epoch has an
+        order of its own, which depends on the seed and the number of the epoch alone.
+      image_size: (H, W), or one integer for both: resizes (bilinear, antialiased, the aspect ratio is not
+        kept). 8-bit images are rounded to 8 bits again.
+      channels: 1 to make the images grey (ITU-R 601 luma), 3 to make them RGB. None to leave them.
+      binarize: None; "static" to draw each pixel once, 1 with the grey value as its probability and else 0,
+        the same in every epoch; "dynamic" to draw it anew in each epoch. A seed of None counts as 0 here.
+      data_dir: where TFDS keeps its data; by default the environment variable TFDS_DATA_DIR, or
+        ~/tensorflow_datasets. Only for TFDS names.
+      labels: whether to return pairs (images, int32 labels (batch,)).
+      start: None for a data set of one epoch, in which each iteration is the next epoch. An integer k for
+        the endless data set of the batches k, k + 1, ... of the same sequence of epochs, so that a run that
+        was stopped after k batches can go on where it was.
+
+    Raises:
+      ValueError, TypeError: if an argument, or what the source holds, is not as described above.
+      FileNotFoundError, PermissionError: if a path does not exist or may not be read or written.
+      ConnectionError: if a TFDS data set must be downloaded and cannot be.
+    """
+    batch_size = _integer("batch_size", batch_size, 1)
+    seed = None if seed is None else _integer("seed", seed, 0)
+    start = None if start is None else _integer("start", start, 0)
+    size = _image_size(image_size)
+    if channels not in (None, 1, 3) or isinstance(channels, bool):
+        raise ValueError(
+            f"channels={channels!r}: give 1 (grey), 3 (RGB), or None to leave the images as they are"
+        )
+    if binarize not in (None, "static", "dynamic"):
+        raise ValueError(f'binarize={binarize!r}: give "static", "dynamic" or None')
+    if not isinstance(split, str):
+        raise TypeError(f'split={split!r}: give the name of a split, such as "train" or "test"')
+
+    if isinstance(source, str) and source == "digits":
+        size = size or (28, 28)
+
+    found = _find(source, split, size, channels, data_dir)
+    if labels and found.labels in (None, False):
+        raise ValueError(f"labels=True, but {found.name} has no labels: leave labels out")
+    if isinstance(found, _Arrays):
+        converted = _in_chunks(
+            lambda chunk: _convert(chunk, size, channels, found.name).numpy(), found.images
+        )
+        found = found._replace(images=converted)
+        count = len(converted)
+    else:
+        count, shape = found.count, _converted_shape(found, size, channels)
+        if count * int(np.prod(shape)) <= MEMORY_LIMIT:
+            found = _decode_all(found, size, channels)
+
+    per_epoch = -(-count // batch_size)
+    if start is None:
+        epoch_now = tf.Variable(-1, trainable=False, dtype=tf.int64)
+        epochs = tf.data.Dataset.range(1).map(lambda _: (epoch_now.assign_add(1), tf.constant(0, tf.int64)))
+    else:
+        first_epoch, first_batch = divmod(start, per_epoch)
+        epochs = tf.data.Dataset.counter(tf.constant(first_epoch, tf.int64))
+        epochs = epochs.map(lambda e: (e, tf.where(e == first_epoch, tf.constant(first_batch, tf.int64), 0)))
+
+    draw_seed = 0 if seed is None else seed
+    static_seed = draw_seed if binarize == "static" else None
+    if isinstance(found, _Arrays):
+        batches = _batches_from_memory(found, epochs, batch_size, seed, static_seed)
+    else:
+        batches = _batches_from_disk(found, epochs, batch_size, seed, static_seed, size, channels)
+
+    def finish(number, images, targets):
+        images = _grey(images)
+        if binarize == "dynamic":
+            images = _draw(images, _fold(draw_seed, _NOISE, number))
+        return (images, targets) if labels else images
+
+    dataset = batches.map(finish)
+    cardinality = per_epoch if start is None else tf.data.INFINITE_CARDINALITY
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    # Several workers take turns at the batches: most sources are not a list of files that could be dealt out.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.with_options(options)
+
+
+# --- From images to batches. `epochs` holds pairs: the number of an epoch, and its first wanted batch.
+
+
+def _batches_from_memory(found, epochs, batch_size, seed, static_seed):
+    """A data set of (number of the batch since epoch 0, images as stored, int32 labels)."""
+    images, targets = found.images, found.labels
+    count = len(images)
+    per_epoch = -(-count // batch_size)
+    if static_seed is not None:
+        images = _draw_all(images, static_seed)
+    # As tensors, which the function below captures by reference; an array would be copied into its graph.
+    # On the CPU, where tf.data runs, also if there is a GPU.
+    with tf.device("CPU:0"):
+        images = tf.constant(images)
+        targets = tf.constant(np.zeros(count, np.int32) if targets is None else targets)
+
+    def indices(epoch, first):
+        order = tf.range(count, dtype=tf.int64)
+        if seed is not None:
+            order = tf.random.experimental.stateless_shuffle(order, _fold(seed, _ORDER, epoch))
+        places = tf.data.Dataset.range(first, per_epoch)
+        return places.map(lambda i: (epoch * per_epoch + i, order[i * batch_size : (i + 1) * batch_size]))
+
+    def fetch(number, index):
+        return number, tf.gather(images, index), tf.gather(targets, index)
+
+    return epochs.flat_map(indices).map(fetch)
+
+
+def _batches_from_disk(found, epochs, batch_size, seed, static_seed, size, channels):
+    """As `_batches_from_memory`, in memory that does not grow with the number of images."""
+    shape = _converted_shape(found, size, channels)
+    per_epoch = -(-found.count // batch_size)
+
+    def decode(index, data, target):
+        image = tf.ensure_shape(_convert(found.decode(data), size, channels, found.name), shape)
+        if static_seed is not None:
+            image = tf.cast(_draw(_grey(image), _fold(static_seed, _NOISE, index)) * 255, tf.uint8)
+        return image, target
+
+    @tf.autograph.experimental.do_not_convert
+    def epoch_batches(epoch, first):
+        examples = found.examples(None if seed is None else _fold(seed, _ORDER, epoch))
+        # Skipped before they are decoded, which is most of the work.
+        images = examples.skip(first * batch_size).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = images.batch(batch_size).enumerate(epoch * per_epoch + first)
+        return batches.map(lambda number, batch: (number, *batch))
+
+    return epochs.flat_map(epoch_batches)
+
+
+def _decode_all(found: _Encoded, size, channels) -> _Arrays:
+    def decode(index, data, target):
+        return _convert(found.decode(data), size, channels, found.name), target
+
+    examples = found.examples(None).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    try:
+        images, targets = examples.batch(found.count).get_single_element()
+    except tf.errors.OpError as error:
+        named = re.search(rf"\[([^\n]*{_BROKEN})\]", error.message)
+        reason = named[1] if named else f"{found.name} cannot be read: {_first_line(error.message)}"
+        raise ValueError(f"{reason}: repair or remove it") from None
+    return _Arrays(found.name, images.numpy(), targets.numpy() if found.labels else None)
+
+
+def _grey(images: tf.Tensor) -> tf.Tensor:
+    return tf.cast(images, tf.float32) / 255 if images.dtype == tf.uint8 else images
+
+
+def _draw(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Bernoulli draws with mean `images`, float32 in [0, 1]."""
+    # Making noise is most of the cost, so each 32 random bits serve two pixels. 16 bits give every mean to
+    # within 2^-16, and give 0 and 1 exactly.
+    size = tf.size(images)
+    bits = tf.random.stateless_uniform([(size + 1) // 2], seed, minval=None, maxval=None, dtype=tf.int32)
+    noise = tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:size]
+    return tf.cast(tf.cast(tf.reshape(noise, tf.shape(images)), tf.float32) < images * 65536, tf.float32)
+
+
+def _draw_all(images: np.ndarray, seed: int) -> np.ndarray:
+    """As `_draw` for a whole array, to uint8 0 and 255."""
+    rng = np.random.default_rng([_NOISE, seed])
+
+    def draw(chunk):
+        means = chunk / np.float32(255) if chunk.dtype == np.uint8 else chunk
+        return np.uint8(255) * (rng.random(chunk.shape, np.float32) < means)
+
+    return _in_chunks(draw, images)
+
+
+def _fold(seed: int, purpose: int, number: tf.Tensor) -> tf.Tensor:
+    """The seed, int64 (2,), for one purpose in the epoch, batch or image of that number."""
+    root = tf.constant([seed, purpose], tf.int64)
+    return tf.random.experimental.stateless_fold_in(root, tf.cast(number, tf.int64))
+
+
+# --- From one size and number of channels to another.
+
+
+def _convert(images: tf.Tensor, size, channels, name) -> tf.Tensor:
+    """Images (..., H, W, C), uint8 or float32, in the size and channels asked for (None: as they are)."""
+    images = tf.convert_to_tensor(images)
+    has = images.shape[-1]
+    if channels not in (None, has):
+        if has == 3:
+            images = tf.image.rgb_to_grayscale(images)
+        elif has == 1:
+            images = tf.image.grayscale_to_rgb(images)
+        else:
+            raise ValueError(
+                f"channels={channels}, but {name} has {has} channels: only 1 and 3 can be converted"
+            )
+    if size is not None and size != tuple(images.shape[-3:-1]):
+        resized = tf.image.resize(images, size, antialias=True)
+        if images.dtype == tf.uint8:
+            images = tf.saturate_cast(tf.round(resized), tf.uint8)
+        else:
+            images = tf.clip_by_value(resized, 0.0, 1.0)  # rounding can lead just above 1
+    return images
+
+
+def _converted_shape(found: _Encoded, size, channels) -> tuple[int, int, int]:
+    height, width, has = found.shape
+    if size is None and None in (height, width):
+        raise ValueError(f"{found.name} has images of different sizes: give image_size=(H, W)")
+    return (*(size or (height, width)), channels or has)
+
+
+def _in_chunks(function, images: np.ndarray) -> np.ndarray:
+    """function(images), in pieces, so that it needs little memory besides its result."""
+    result = None
+    for begin in range(0, len(images), _CHUNK):
+        piece = function(images[begin : begin + _CHUNK])
+        if result is None:
+            result = np.empty((len(images), *piece.shape[1:]), piece.dtype)
+        result[begin : begin + _CHUNK] = piece
+    return result
+
+
+# --- Sources.
+
+
+def _find(source, split, size, channels, data_dir) -> _Arrays | _Encoded:
+    if isinstance(source, np.ndarray):
+        _check_split("an array", split, ["train"])
+        return _arrays("the array", source, None)
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(
+            f"source is a {type(source).__name__}: give the name of a data set ({_quoted(_BUILT_IN)} or "
+            "another of TFDS), a NumPy array, or the path of an .npz file or a folder of images"
+        )
+    name = os.fspath(source)
+    if name == "digits":
+        return _digits(split)
+    path = pathlib.Path(name).expanduser()
+    if name not in _BUILT_IN and path.exists():
+        if path.is_dir():
+            return _folder(path, split, size, channels)
+        if path.suffix.lower() == ".npz":
+            return _npz(path, split)
+        raise ValueError(f"{path} is neither a folder of PNG or JPEG images nor an .npz file")
+    if not isinstance(source, str) or path.suffix.lower() == ".npz" or name.startswith((".", "~", os.sep)):
+        raise FileNotFoundError(
+            f"{path} does not exist: give the path of a folder of images or of an .npz file"
+        )
+    return _tfds(name, split, data_dir)
+
+
+def _digits(split) -> _Arrays:
+    _check_split("digits", split, ["train", "test"])
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    test = np.arange(len(images)) % 5 == 0
+    chosen = test if split == "test" else ~test
+    images = (images[chosen] / 16).reshape(-1, 8, 8, 1).astype(np.float32)
+    return _Arrays("digits", images, labels[chosen].astype(np.int32))
+
+
+def _arrays(name, images, labels) -> _Arrays:
+    """Checks that arrays hold what `load` promises to read."""
+    given = f"{name} has shape {images.shape} and dtype {images.dtype}"
+    if images.ndim not in (3, 4):
+        raise ValueError(f"{given}: images must be (n, H, W) or (n, H, W, C)")
+    if images.size == 0:
+        raise ValueError(f"{given}: it holds no images")
+    if np.issubdtype(images.dtype, np.floating):
+        low, high = images.min(), images.max()
+        if not np.isfinite(low + high):
+            raise ValueError(f"{name} holds NaN or infinite values: pixels must be in [0, 1]")
+        if low < 0 or high > 1:
+            hint = "divide them by 255" if low >= 0 and high <= 255 else "scale them to it"
+            raise ValueError(
+                f"{name} holds values from {low:g} to {high:g}: pixels must be in [0, 1], {hint}"
+            )
+        images = images.astype(np.float32, copy=False)
+    elif images.dtype != np.uint8:
+        raise ValueError(
+            f"{given}: pixels must be uint8 in 0..255 or floating point in [0, 1], so convert them"
+        )
+    if labels is not None:
+        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"the labels of {name} have shape {labels.shape} and dtype {labels.dtype}: they must be "
+                f"integers, one for each of the {len(images)} images"
+            )
+        labels = labels.astype(np.int32)
+    return _Arrays(name, images[..., np.newaxis] if images.ndim == 3 else images, labels)
+
+
+def _npz(path, split) -> _Arrays:
+    try:
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("it is not a zip archive, or only a part of one")
+        with np.load(path, allow_pickle=False) as file:
+            keys = set(file.files)
+            splits = sorted(key[2:] for key in keys if key.startswith("x_"))
+            others = keys - {"labels", "y_train"}
+            if splits:
+                _check_split(path, split, splits)
+                image_key, label_key = f"x_{split}", f"y_{split}"
+            elif "images" in keys or len(others) == 1:
+                _check_split(path, split, ["train"])
+                image_key = "images" if "images" in keys else others.pop()
+                label_key = "labels" if "labels" in keys else "y_train"
+            else:
+                raise ValueError(
+                    f"{path} holds the arrays {_quoted(sorted(keys))}: name them images (and labels), "
+                    "or x_train and x_test (and y_train and y_test)"
+                )
+            images = file[image_key]
+            labels = file[label_key] if label_key in keys else None
+    except PermissionError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not a whole .npz file: {_first_line(error)}") from error
+    return _arrays(f"{image_key} in {path}", images, labels)
+
+
+def _folder(path, split, size, channels) -> _Encoded:
+    subfolders = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if {"train", "test"} & set(subfolders):
+        _check_split(path, split, subfolders)
+        path = path / split
+    else:
+        _check_split(path, split, ["train"])
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES and p.is_file())
+    if not files:
+        raise ValueError(f"{path} holds no images: files ending in .png, .jpg or .jpeg are read")
+    headers = [_header(file) for file in files]
+    for what, place, fixed, argument in (
+        ("sizes (H, W)", slice(2), size, "image_size=(H, W)"),
+        ("numbers of channels", slice(2, 3), channels, "channels=1 or 3"),
+    ):
+        kinds = {header[place]: file for header, file in zip(headers, files, strict=True)}
+        if fixed is None and len(kinds) > 1:
+            (one, first), (two, second) = sorted(kinds.items())[:2]
+            raise ValueError(
+                f"{path} holds images of different {what}: {first} {one}, {second} {two}: give {argument}"
+            )
+    height, width = headers[0][:2] if len({header[:2] for header in headers}) == 1 else (None, None)
+    # Decoded to grey only if all are: colours are made grey by `_convert`, in the same way for every source.
+    decoded_channels = max(header[2] for header in headers)
+    names = tf.constant([str(file) for file in files])
+
+    def examples(seed):
+        order = tf.range(len(files), dtype=tf.int64)
+        if seed is not None:
+            order = tf.random.experimental.stateless_shuffle(order, seed)
+        dataset = tf.data.Dataset.from_tensor_slices(order)
+        return dataset.map(lambda i: (i, names[i], tf.constant(0, tf.int32)))
+
+    def read(name):
+        image = tf.io.decode_image(tf.io.read_file(name), channels=decoded_channels, expand_animations=False)
+        return tf.ensure_shape(image, (height, width, decoded_channels))
+
+    def fail(name):
+        broken = tf.debugging.Assert(tf.equal(name, ""), [tf.strings.join([name, " ", _BROKEN])])
+        with tf.control_dependencies([broken]):
+            return tf.zeros([height or 1, width or 1, decoded_channels], tf.uint8)
+
+    def decode(name):
+        # The error of a decoder does not say which file it is about: this one does.
+        once = tf.data.Dataset.from_tensors(name)
+        either = once.map(read).ignore_errors().concatenate(once.map(fail)).take(1)
+        return either.get_single_element()
+
+    return _Encoded(str(path), len(files), (height, width, decoded_channels), False, examples, decode)
+
+
+def _header(path: pathlib.Path) -> tuple[int, int, int]:
+    """(height, width, channels) from the first bytes of a PNG or JPEG; channels is 1 or 3, alpha aside."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(29)
+            if start[:8] == b"\x89PNG\r\n\x1a\n" and start[12:16] == b"IHDR":
+                width, height, _, colour = struct.unpack(">IIBB", start[16:26])
+                return height, width, 1 if colour in (0, 4) else 3
+            file.seek(2)
+            while start[:2] == b"\xff\xd8":
+                marker, length = struct.unpack(">HH", file.read(4))
+                # SOF0 to SOF15 hold the size; among them are DHT, JPG and DAC, which do not.
+                if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):
+                    _, height, width, components = struct.unpack(">BHHB", file.read(6))
+                    return height, width, 1 if components == 1 else 3
+                file.seek(length - 2, os.SEEK_CUR)
+    except struct.error:
+        pass  # the file ends within its header
+    raise ValueError(f"{path} {_BROKEN}: repair or remove it")
+
+
+def _tfds(name, split, data_dir) -> _Encoded:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=None if data_dir is None else os.fspath(data_dir))
+    except ValueError as error:  # also an unknown name, configuration or version
+        known = [*_BUILT_IN, *tfds.list_builders(with_community_datasets=False)]
+        if re.split("[/:]", name)[0] in known:
+            raise ValueError(f"{name!r} is not a data set of TFDS: {_first_line(error)}") from error
+        near = difflib.get_close_matches(name, known)
+        raise ValueError(
+            f"{name!r} is neither a path that exists nor a known data set: known are {_quoted(_BUILT_IN)}, and "
+            f"those of TFDS{'. Did you mean ' + _quoted(near, 'or') + '?' if near else ''}"
+        ) from error
+    features = builder.info.features
+    images = [
+        k
+        for k, f in (features or {}).items()
+        if isinstance(f, tfds.features.Image) and f.np_dtype == np.uint8
+    ]
+    if not images:
+        raise ValueError(
+            f"the TFDS data set {name!r} has no 8-bit images: it has {', '.join(features or {})}"
+        )
+    if not builder.is_prepared():
+        _download(builder, name)
+    try:
+        count = builder.info.splits[split].num_examples
+    except (ValueError, KeyError):
+        _check_split(name, split, list(builder.info.splits))
+        raise
+    if not count:
+        raise ValueError(f"split {split!r} of {name} is empty")
+    key = "image" if "image" in images else images[0]
+    labelled = isinstance(dict(features).get("label"), tfds.features.ClassLabel)
+    wanted = {key: True, "label": True} if labelled else {key: True}
+    decoders = tfds.decode.PartialDecoding(wanted, decoders={key: tfds.decode.SkipDecoding()})
+
+    @tf.autograph.experimental.do_not_convert
+    def examples(seed):
+        config = tfds.ReadConfig(
+            shuffle_seed=None if seed is None else seed[0], try_autocache=False, add_tfds_id=True
+        )
+        dataset = builder.as_dataset(
+            split, shuffle_files=seed is not None, decoders=decoders, read_config=config
+        )
+        if seed is not None:
+            dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=seed[1])
+
+        def fields(example):
+            # The identifier names the file and the place in it, whatever the order of reading.
+            index = tf.strings.to_hash_bucket_fast(example["tfds_id"], 2**62)
+            return index, example[key], tf.cast(example["label"], tf.int32) if labelled else 0
+
+        return dataset.map(fields)
+
+    return _Encoded(name, count, tuple(features[key].shape), labelled, examples, features[key].decode_example)
+
+
+def _download(builder, name) -> None:
+    """Downloads and prepares a TFDS data set, whole or not at all."""
+    import tensorflow_datasets as tfds
+
+    place = pathlib.Path(builder.data_path)
+    root = place.parents[2 if builder.builder_config else 1]
+    advice = (
+        f"{name} is not in {place} and must be downloaded. Without a network, set TFDS_DATA_DIR to a folder "
+        'that has it, or use "digits", which needs no download'
+    )
+    # TFDS would retry for minutes before it gives up.
+    hosts = {
+        (url.hostname, url.port or (80 if url.scheme == "http" else 443))
+        for url in map(urllib.parse.urlparse, builder.url_infos)
+        if url.hostname
+    }
+    for host, port in [] if urllib.request.getproxies() else sorted(hosts):
+        try:
+            socket.create_connection((host, port), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(f"{advice}. ({host} cannot be reached: {error})") from error
+
+    made = [p for p in (place, *place.parents) if not p.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix="incomplete.", dir=root, ignore_cleanup_errors=True
+        ) as scratch:
+            builder.download_and_prepare(
+                download_dir=scratch,
+                download_config=tfds.download.DownloadConfig(manual_dir=root / "downloads" / "manual"),
+            )
+    except PermissionError as error:
+        raise PermissionError(f"{root} cannot be written: {advice}") from error
+    except Exception as error:
+        raise ConnectionError(f"{advice}. ({_first_line(error)})") from error
+    finally:
+        for folder in made:  # the innermost first; only empty folders can be removed
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+# --- Arguments.
+
+
+def _integer(name, value, least) -> int:
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r}: give an integer of at least {least}") from None
+    if not least <= value < 2**63:
+        raise ValueError(
+            f"{name}={value}: give an integer of at least {least}" + " and below 2^63" * (value > 0)
+        )
+    return value
+
+
+def _image_size(value) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"image_size={value!r}: give (H, W), or one integer for both")
+    return tuple(_integer("image_size", side, 1) for side in pair)
+
+
+def _check_split(name, split, splits) -> None:
+    if split not in splits:
+        raise ValueError(f"{name} has no split {split!r}: it has {_quoted(splits)}")
+
+
+def _quoted(names, conjunction="and") -> str:
+    *most, last = [f'"{name}"' for name in names] or ["none"]
+    return f"{', '.join(most)} {conjunction} {last}" if most else last
+
+
+def _first_line(error) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

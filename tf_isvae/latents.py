@@ -1,0 +1,232 @@
+"""What z is: layers that turn the encoder's output eta(x) into the posterior q(z|x), samples, codes and a KL.
+
+Every latent is a Keras layer. Its posterior is a TensorFlow Probability distribution with batch shape (batch,)
+and event shape (units,), float32; its prior is the uniform one of the same kind (standard normal for Gaussian).
+Codes are what one stores: int32 bits or category indices, the vectors z without their redundancy.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfd = tfp.distributions
+tfb = tfp.bijectors
+
+
+def bernoulli(logits: tf.Tensor) -> tfd.Distribution:
+    """q(z) = exp(eta^T z - A(eta)), z in {0,1}^units (paper, eq. 18), from eta of shape (..., units)."""
+    return tfd.Independent(tfd.Bernoulli(logits=logits, dtype=tf.float32), reinterpreted_batch_ndims=1)
+
+
+def categorical(logits: tf.Tensor) -> tfd.Distribution:
+    """`variables` one-hot vectors, flattened to (units,) (eq. 24), from eta of shape (..., variables, categories)."""
+    one_hots = tfd.Independent(tfd.OneHotCategorical(logits=logits, dtype=tf.float32), 1)
+    variables, categories = logits.shape[-2:]
+    flatten = tfb.Reshape(event_shape_in=[variables, categories], event_shape_out=[variables * categories])
+    return tfd.TransformedDistribution(one_hots, flatten)
+
+
+def bernoulli_logits(q: tfd.Distribution) -> tf.Tensor | None:
+    """eta (..., units) of a distribution made by `bernoulli`; None for any other distribution."""
+    if isinstance(q, tfd.Independent) and isinstance(q.distribution, tfd.Bernoulli):
+        return q.distribution.logits
+    return None
+
+
+def categorical_logits(q: tfd.Distribution) -> tf.Tensor | None:
+    """eta (..., variables, categories) of one made by `categorical`; None for any other distribution."""
+    if isinstance(q, tfd.TransformedDistribution) and isinstance(
+        getattr(q.distribution, "distribution", None), tfd.OneHotCategorical
+    ):
+        return q.distribution.distribution.logits
+    return None
+
+
+def stop_gradient(q: tfd.Distribution) -> tfd.Distribution:
+    """The same distribution, with parameters through which no gradient flows."""
+    for logits, build in ((bernoulli_logits(q), bernoulli), (categorical_logits(q), categorical)):
+        if logits is not None:
+            return build(tf.stop_gradient(logits))
+    return tf.nest.map_structure(tf.stop_gradient, q, expand_composites=True)
+
+
+def _check_size(layer: str, argument: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{layer}: {argument} is {value!r}; it must be an integer of at least 1.")
+    return int(value)
+
+
+class Latent(keras.layers.Layer):
+    """What the latents share: sampling in training, the mode otherwise.
+
+    Subclasses set `units` (width of z), `encoder_units` (width of eta) and `code_units` (width of the codes).
+    """
+
+    units: int
+    encoder_units: int
+    code_units: int
+    code_dtype = "int32"
+
+    def __init__(self, units: int, encoder_units: int, code_units: int, **kwargs):
+        # Log-probabilities and the KL stay in float32 under any precision policy.
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.units = units
+        self.encoder_units = encoder_units
+        self.code_units = code_units
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def call(self, logits: tf.Tensor, training: bool = False, seed=None) -> tf.Tensor:
+        """z (batch, units) float32: a sample of q in training, the mode of q otherwise.
+
+        `seed` is a stateless seed, int32 (2,); without it the layer's own generator supplies one.
+        """
+        q = self.posterior(logits)
+        if not training:
+            return q.mode()
+        return q.sample(seed=tf.cast(self.seed_generator.next(), tf.int32) if seed is None else seed)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def posterior(self, logits: tf.Tensor) -> tfd.Distribution:
+        """q(z|x): batch shape (batch,), event shape (units,), from eta (batch, encoder_units)."""
+        raise NotImplementedError(f"{type(self).__name__} must define posterior(logits).")
+
+    def prior(self) -> tfd.Distribution:
+        """p(z): batch shape (1,), event shape (units,); uniform, that is eta = 0."""
+        return self.posterior(tf.zeros((1, self.encoder_units)))
+
+    def kl(self, q: tfd.Distribution) -> tf.Tensor:
+        """KL(q(z|x) || p(z)) in closed form: (batch,) nats."""
+        return tfd.kl_divergence(q, self.prior())
+
+    def codes(self, logits: tf.Tensor) -> tf.Tensor:
+        """The mode of q as codes, int32 (batch, code_units), from eta (batch, encoder_units)."""
+        return self.to_codes(self.posterior(logits).mode())
+
+    def to_codes(self, z: tf.Tensor) -> tf.Tensor:
+        """Codes (..., code_units) of z (..., units)."""
+        raise NotImplementedError(f"{type(self).__name__} must define to_codes(z).")
+
+    def from_codes(self, codes: tf.Tensor) -> tf.Tensor:
+        """z (..., units) float32 of codes (..., code_units)."""
+        raise NotImplementedError(f"{type(self).__name__} must define from_codes(codes).")
+
+    @property
+    def code_values(self) -> int | None:
+        """How many values one entry of a code may take: 0 .. code_values - 1. None: codes are real numbers."""
+        return None
+
+    @property
+    def num_codes(self) -> int | None:
+        """How many different codes there are (a Python integer of any size); None where they are not countable."""
+        return None if self.code_values is None else self.code_values**self.code_units
+
+    def all_codes(self) -> np.ndarray:
+        """Every code once, int32 (num_codes, code_units), in lexicographic order."""
+        if self.num_codes is None:
+            raise ValueError(f"{type(self).__name__} has real-valued codes: they cannot be enumerated.")
+        values = itertools.product(range(self.code_values), repeat=self.code_units)
+        return np.array(list(values), np.int32).reshape(self.num_codes, self.code_units)
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class BernoulliLatent(Latent):
+    """z in {0,1}^units, i.i.d. given x (paper, section 4); eta = logits (batch, units); codes = bits (batch, units).
+
+    Raises ValueError where `units` is not a positive integer.
+    """
+
+    def __init__(self, units: int, **kwargs):
+        units = _check_size("BernoulliLatent", "units", units)
+        super().__init__(units=units, encoder_units=units, code_units=units, **kwargs)
+
+    def posterior(self, logits):
+        return bernoulli(tf.cast(logits, tf.float32))
+
+    def to_codes(self, z):
+        return tf.cast(z, tf.int32)
+
+    def from_codes(self, codes):
+        return tf.cast(codes, tf.float32)
+
+    @property
+    def code_values(self):
+        return 2
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class CategoricalLatent(Latent):
+    """`variables` independent one-hot vectors of `categories` entries (paper, section 5).
+
+    eta = logits (batch, variables * categories); z the flattened one-hot vectors, the same shape; codes = category
+    indices (batch, variables). Raises ValueError where a size is not a positive integer.
+    """
+
+    def __init__(self, categories: int, variables: int = 1, **kwargs):
+        self.categories = _check_size("CategoricalLatent", "categories", categories)
+        # Not `variables`: a Keras layer's weights go by that name.
+        self.num_variables = _check_size("CategoricalLatent", "variables", variables)
+        units = self.categories * self.num_variables
+        super().__init__(units=units, encoder_units=units, code_units=self.num_variables, **kwargs)
+
+    def _split(self, flat):
+        return tf.reshape(flat, tf.concat([tf.shape(flat)[:-1], [self.num_variables, self.categories]], 0))
+
+    def posterior(self, logits):
+        logits = self._split(tf.cast(logits, tf.float32))
+        return categorical(tf.ensure_shape(logits, (*logits.shape[:-2], self.num_variables, self.categories)))
+
+    def to_codes(self, z):
+        return tf.argmax(self._split(z), axis=-1, output_type=tf.int32)
+
+    def from_codes(self, codes):
+        one_hots = tf.one_hot(codes, self.categories)
+        return tf.reshape(one_hots, tf.concat([tf.shape(codes)[:-1], [self.units]], 0))
+
+    @property
+    def code_values(self):
+        return self.categories
+
+    def get_config(self):
+        return {**super().get_config(), "categories": self.categories, "variables": self.num_variables}
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class GaussianLatent(Latent):
+    """z in R^units, the conventional VAE (paper, sections 1 and 2), with a standard normal prior.
+
+    eta = (mean, softplus^-1 of the standard deviation), (batch, 2 * units); the code of an image is its posterior
+    mean, float32 (batch, units). Raises ValueError where `units` is not a positive integer.
+    """
+
+    code_dtype = "float32"
+
+    def __init__(self, units: int, **kwargs):
+        units = _check_size("GaussianLatent", "units", units)
+        super().__init__(units=units, encoder_units=2 * units, code_units=units, **kwargs)
+
+    def posterior(self, logits):
+        mean, raw_scale = tf.split(tf.cast(logits, tf.float32), 2, axis=-1)
+        # The floor keeps ln(scale), and with it the KL, finite for any raw_scale.
+        return tfd.MultivariateNormalDiag(mean, tf.nn.softplus(raw_scale) + 1e-6)
+
+    def prior(self):
+        return tfd.MultivariateNormalDiag(tf.zeros((1, self.units)), tf.ones((1, self.units)))
+
+    def to_codes(self, z):
+        return z
+
+    def from_codes(self, codes):
+        return tf.cast(codes, tf.float32)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}

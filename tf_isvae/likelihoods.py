@@ -1,0 +1,93 @@
+"""What p(x|z) is: from the decoder's output and the images to ln p(x|z), and to a mean image.
+
+All sums run over the pixels and channels of an image and are in nats. Each likelihood has
+    log_prob(output, images)           (..., H, W, C), (batch, H, W, C) -> (..., batch)
+    log_prob_of_each(output, images)   (codes, H, W, C), (batch, H, W, C) -> (codes, batch), every pair
+    mean(output)                       the mean image, in [0, 1]
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import tensorflow as tf
+
+
+def _flatten(images: tf.Tensor) -> tf.Tensor:
+    """(..., H, W, C) to (..., pixels), float32."""
+    images = tf.cast(images, tf.float32)
+    pixels = math.prod(images.shape[-3:])
+    return tf.reshape(images, tf.concat([tf.shape(images)[:-3], [pixels]], 0))
+
+
+class Likelihood:
+    """What the likelihoods share: serialisation from the arguments of `__init__`."""
+
+    def get_config(self) -> dict:
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class Bernoulli(Likelihood):
+    """p(x|z) = prod_i x_hat_i^x_i (1 - x_hat_i)^(1 - x_i), x_hat = sigmoid(output): the paper's likelihood.
+
+    With grey images x_i in [0, 1] it is the usual cross-entropy, not normalised over x.
+    """
+
+    def log_prob(self, output: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """ln p(x|z) = sum_i x_i l_i - ln(1 + e^l_i), with l the decoder's output (logits)."""
+        logits, images = _flatten(output), _flatten(images)
+        return tf.reduce_sum(images * logits - tf.nn.softplus(logits), axis=-1)
+
+    def log_prob_of_each(self, output: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """The same for every pair: ln p is linear in x, so all pairs cost one matrix product."""
+        logits, images = _flatten(output), _flatten(images)
+        log_partition = tf.reduce_sum(tf.nn.softplus(logits), axis=-1, keepdims=True)
+        return tf.matmul(logits, images, transpose_b=True) - log_partition
+
+    def mean(self, output: tf.Tensor) -> tf.Tensor:
+        """x_hat = sigmoid(output)."""
+        return tf.sigmoid(tf.cast(output, tf.float32))
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class Gaussian(Likelihood):
+    """p(x|z) = N(x; output, scale^2 I) with a fixed standard deviation (the paper's section 1 has scale = 1).
+
+    Raises ValueError where `scale` is not a positive number.
+    """
+
+    def __init__(self, scale: float = 1.0):
+        if not (isinstance(scale, (int, float)) and 0 < scale < math.inf):
+            raise ValueError(f"Gaussian: scale is {scale!r}; it must be a positive number.")
+        self.scale = float(scale)
+
+    def _log_prob(self, squared_distance: tf.Tensor, pixels: int) -> tf.Tensor:
+        return -0.5 * squared_distance / self.scale**2 - pixels * math.log(self.scale * math.sqrt(2 * math.pi))
+
+    def log_prob(self, output: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """ln p(x|z) = -|x - output|^2 / (2 scale^2) - pixels ln(scale sqrt(2 pi))."""
+        mean, images = _flatten(output), _flatten(images)
+        return self._log_prob(tf.reduce_sum(tf.square(images - mean), axis=-1), images.shape[-1])
+
+    def log_prob_of_each(self, output: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """The same for every pair, from |x - m|^2 = |x|^2 - 2 x.m + |m|^2: one matrix product."""
+        mean, images = _flatten(output), _flatten(images)
+        distance = (
+            tf.reduce_sum(tf.square(mean), axis=-1)[:, None]
+            - 2 * tf.matmul(mean, images, transpose_b=True)
+            + tf.reduce_sum(tf.square(images), axis=-1)[None, :]
+        )
+        return self._log_prob(distance, images.shape[-1])
+
+    def mean(self, output: tf.Tensor) -> tf.Tensor:
+        """The decoder's output, cut to the range of images, [0, 1]."""
+        return tf.clip_by_value(tf.cast(output, tf.float32), 0.0, 1.0)
+
+    def get_config(self) -> dict:
+        return {"scale": self.scale}

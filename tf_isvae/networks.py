@@ -1,0 +1,107 @@
+"""Encoders and decoders of the paper's table 1, as plain Keras models for images of any shape.
+
+An encoder maps images (batch, H, W, C) to eta (batch, units). A decoder maps z (batch, units) to the parameters of
+p(x|z), (batch, H, W, C), linear: the likelihood applies the sigmoid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+STRIDES = 2
+FILTERS = (32, 64, 64, 128)
+
+
+def _check_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
+    shape = tuple(image_shape)
+    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"image_shape is {shape}; it must be three positive integers (height, width, channels).")
+    return shape
+
+
+def _grids(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
+    """Heights and widths from the image down to the encoder's last grid: 28, 14, 7, 4, 2 for 28x28."""
+    grids = [image_shape[:2]]
+    for _ in FILTERS:
+        grids.append(tuple(math.ceil(n / STRIDES) for n in grids[-1]))
+    return grids
+
+
+def dense_encoder(image_shape: Sequence[int], units: int, hidden: Sequence[int] = (1024,)) -> keras.Model:
+    """Table 1, FC: flatten, Dense 1024 relu, Dense `units` linear."""
+    return keras.Sequential(
+        [
+            keras.Input(_check_shape(image_shape), name="images"),
+            layers.Flatten(),
+            *(layers.Dense(width, activation="relu") for width in hidden),
+            layers.Dense(units, name="eta"),
+        ],
+        name="dense_encoder",
+    )
+
+
+def dense_decoder(units: int, image_shape: Sequence[int], hidden: Sequence[int] = (1024,)) -> keras.Model:
+    """Table 1, FC: Dense 1024 relu, Dense H*W*C linear, reshaped to (H, W, C)."""
+    image_shape = _check_shape(image_shape)
+    return keras.Sequential(
+        [
+            keras.Input((units,), name="z"),
+            *(layers.Dense(width, activation="relu") for width in hidden),
+            layers.Dense(math.prod(image_shape)),
+            layers.Reshape(image_shape, name="output"),
+        ],
+        name="dense_decoder",
+    )
+
+
+def conv_encoder(image_shape: Sequence[int], units: int) -> keras.Model:
+    """Table 1, CNN: four Conv 3x3 stride 2 relu (32, 64, 64, 128), flatten, Dense `units` linear."""
+    return keras.Sequential(
+        [
+            keras.Input(_check_shape(image_shape), name="images"),
+            *(layers.Conv2D(n, 3, strides=STRIDES, padding="same", activation="relu") for n in FILTERS),
+            layers.Flatten(),
+            layers.Dense(units, name="eta"),
+        ],
+        name="conv_encoder",
+    )
+
+
+def conv_decoder(units: int, image_shape: Sequence[int]) -> keras.Model:
+    """Table 1, CNN: Dense relu, reshape to the encoder's last grid, four ConvTranspose 3x3 stride 2 (64, 64, 32, C).
+
+    The dense layer has `units` outputs, rounded up to fill the grid ("FC c, reshape" in the paper). Each transposed
+    convolution gives exactly the grid that the encoder came from, so nothing is cropped.
+    """
+    image_shape = _check_shape(image_shape)
+    *grids, last = _grids(image_shape)
+    channels = math.ceil(units / math.prod(last))
+    upwards = []
+    smaller = last
+    for filters, larger in zip((*FILTERS[-2::-1], image_shape[-1]), reversed(grids), strict=True):
+        upwards.append(
+            layers.Conv2DTranspose(
+                filters,
+                3,
+                strides=STRIDES,
+                padding="same",
+                # Keras gives 2 n - 1 + output_padding rows from n.
+                output_padding=tuple(n - (STRIDES * m - 1) for m, n in zip(smaller, larger, strict=True)),
+                activation="relu",
+            )
+        )
+        smaller = larger
+    upwards[-1].activation = keras.activations.linear
+    return keras.Sequential(
+        [
+            keras.Input((units,), name="z"),
+            layers.Dense(math.prod(last) * channels, activation="relu"),
+            layers.Reshape((*last, channels)),
+            *upwards,
+        ],
+        name="conv_decoder",
+    )

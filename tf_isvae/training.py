@@ -1,0 +1,400 @@
+"""A configured, resumable run: what scripts/train.py calls.
+
+A run directory holds
+    config.json    the settings, and the versions of the packages
+    model.keras    the trained model
+    history.csv    one row an epoch: loss (= -ELBO), log_likelihood, kl, and val_ for the test set; nats per image
+    timing.csv     seconds since the run began at the end of each epoch (what history.csv leaves out, so that a
+                   resumed run's history equals that of the uninterrupted one)
+    metrics.json   the final figures
+    figures/       training curves, reconstructions, samples of the prior
+    tensorboard/   the same curves as TensorBoard events
+    checkpoints/   what --resume goes on from
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import shutil
+import signal
+import sys
+import threading
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_isvae import datasets, files, plotting, zoo
+from tf_isvae.callbacks import NonFiniteLoss, StopOnNonFiniteLoss
+from tf_isvae.model import DiscreteVAE
+
+PRECISIONS = ("float32", "mixed_bfloat16")
+STRATEGIES = ("default", "mirrored")
+# A checkpoint is saved at the end of an epoch where that keeps all saving below this share of the training time,
+CHECKPOINT_SHARE = 0.01
+# and inside an epoch where the last one is older than this.
+SAVE_AFTER_SECONDS = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings of a run. The defaults are the paper's.
+
+    model           a name of `zoo.build`
+    dataset         what `datasets.load` takes: a name, an .npz file, or a folder of images
+    latent_dim      bits or categories; None: the paper's, 50 or 100
+    learning_rate   of Adam
+    seed            fixes initial weights, order of the data, binarisation and noise
+    precision       float32 or mixed_bfloat16
+    strategy        default, or mirrored: every visible GPU, or every logical CPU device where there is no GPU
+    run_dir         what to write; None: runs/<model>_<dataset>, with a number where that is taken
+    data_dir        where TFDS keeps its data sets; None: TFDS's own choice
+    image_size      resize to (height, width); None: as they are
+    channels        1: grey, 3: colour; None: as they are
+    binarize        None, "static" or "dynamic"
+    """
+
+    model: str = "fc_bvae"
+    dataset: str = "mnist"
+    latent_dim: int | None = None
+    epochs: int = 300
+    batch_size: int = 2048
+    learning_rate: float = 1e-3
+    seed: int = 0
+    precision: str = "float32"
+    strategy: str = "default"
+    run_dir: str | None = None
+    data_dir: str | None = None
+    image_size: tuple[int, int] | None = None
+    channels: int | None = None
+    binarize: str | None = None
+
+    def __post_init__(self):
+        for name, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+                raise ValueError(f"{name} is {value!r}; it must be an integer of at least {minimum}.")
+        if not (isinstance(self.learning_rate, (int, float)) and 0 < self.learning_rate < float("inf")):
+            raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be a positive number.")
+        for name, accepted in (("precision", PRECISIONS), ("strategy", STRATEGIES)):
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(accepted)}.")
+
+
+@contextlib.contextmanager
+def _precision(policy: str):
+    """Layers made inside compute in this precision."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _strategy(name: str) -> tf.distribute.Strategy:
+    if name == "default":
+        return tf.distribute.get_strategy()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def _load(config: Config, split: str, start: int | None = None) -> tf.data.Dataset:
+    return datasets.load(
+        config.dataset,
+        split,
+        batch_size=config.batch_size,
+        seed=config.seed if split == "train" else None,
+        image_size=config.image_size,
+        channels=config.channels,
+        binarize=config.binarize,
+        data_dir=config.data_dir,
+        start=start,
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "tensorflow-probability", "numpy")
+    }
+
+
+def _choose_run_dir(config: Config, resume: bool) -> Path:
+    """The run directory, made and writable: new and empty, or with resume=True that of the same run."""
+    if resume:
+        _check_same_run(config)
+        return Path(config.run_dir)
+    if config.run_dir is not None:
+        run_dir = Path(config.run_dir)
+    else:
+        name = f"{config.model}_{Path(config.dataset).stem}"
+        numbered = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
+        run_dir = next(path for path in numbered if not path.exists())
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise FileExistsError(
+            f"run_dir {run_dir} already holds another run or other files; choose a new directory, or resume that run."
+        )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with files.whole(run_dir / "config.json") as path:
+            path.touch()
+    except OSError as error:
+        raise type(error)(f"run_dir {run_dir} cannot be written: {error.strerror}; choose another.") from None
+    return run_dir
+
+
+def _check_same_run(config: Config) -> None:
+    stored = dataclasses.asdict(stored_config(config.run_dir))
+    differences = [
+        f"{name} is {stored[name]!r} in the run and {value!r} now"
+        for name, value in dataclasses.asdict(config).items()
+        if name != "run_dir" and stored[name] != value
+    ]
+    if differences:
+        raise ValueError(f"cannot resume {config.run_dir} with other settings: {'; '.join(differences)}.")
+    if (Path(config.run_dir) / "metrics.json").exists():
+        raise ValueError(f"the run in {config.run_dir} is finished; there is nothing to resume.")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped by SIGINT or SIGTERM, after a checkpoint was saved. `signal` is its number."""
+
+    def __init__(self, signum: int, run_dir: Path):
+        super().__init__(f"stopped by {signal.Signals(signum).name}; everything done so far is kept in {run_dir}")
+        self.signal = signum
+
+
+def stored_config(run_dir: str | None) -> Config:
+    """The settings of the run in `run_dir`, from its config.json.
+
+    Raises FileNotFoundError where there is none, ValueError where it is not one that this version can read.
+    """
+    if run_dir is None:
+        raise ValueError("to resume, give run_dir: the directory of the run to go on with.")
+    path = Path(run_dir) / "config.json"
+    try:
+        stored = json.loads(path.read_text())
+        settings = {field.name: stored[field.name] for field in dataclasses.fields(Config)}
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{run_dir} holds no run: {path} is missing.") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not the config.json of a run ({type(error).__name__}: {error}).") from None
+    if settings["image_size"] is not None:
+        settings["image_size"] = tuple(settings["image_size"])  # JSON knows only lists
+    return Config(**{**settings, "run_dir": str(run_dir)})
+
+
+def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
+    """Runs a training, or goes on with one that was stopped; returns what metrics.json holds, and the run directory.
+
+    Everything that can be refused is refused before the first file is written. Ctrl-C and SIGTERM stop the run after
+    the current step (or the validation under way), with a checkpoint.
+
+    Raises:
+        ValueError, TypeError: bad settings, or resume=True with settings that contradict the run's.
+        FileExistsError: the run directory holds another run. FileNotFoundError: there is nothing to resume.
+        NonFiniteLoss: the loss became NaN or infinite; model.keras then holds the last good model.
+        Interrupted: stopped by a signal; resume=True goes on from the checkpoint.
+    """
+    run_dir = _choose_run_dir(config, resume)
+    with _precision(config.precision):
+        keras.utils.set_random_seed(config.seed)
+        train_set, test_set = _load(config, "train"), _load(config, "test")
+        with _strategy(config.strategy).scope():
+            image_shape = tuple(train_set.element_spec.shape[1:])
+            model = zoo.build(config.model, image_shape, config.latent_dim, seed=config.seed)
+            model.compile(optimizer=keras.optimizers.Adam(config.learning_rate))
+            model.optimizer.build(model.trainable_variables)
+        files.write_json(run_dir / "config.json", {**dataclasses.asdict(config), "versions": _versions()})
+        run = Run(model, run_dir, steps_per_epoch=int(train_set.cardinality()))
+        if resume:
+            run.restore()
+        try:
+            run.fit(config, test_set)
+        except NonFiniteLoss:
+            run.save_model()
+            raise
+        return _report(config, run, test_set), run_dir
+
+
+class Run(keras.callbacks.Callback):
+    """Records a training in its run directory as it goes, and finds back to where it was.
+
+    All noise and the order of the data depend on the seed and the number of the step only, so weights, optimizer
+    state, the running means of the epoch and the history are all that a checkpoint has to hold.
+    """
+
+    def __init__(self, model: DiscreteVAE, run_dir: Path, steps_per_epoch: int):
+        super().__init__()
+        self.set_model(model)
+        self.run_dir = run_dir
+        self.steps_per_epoch = steps_per_epoch
+        self.history: list[dict[str, float]] = []
+        self.seconds: list[float] = []  # training time at the end of each epoch
+        self.seconds_before = 0.0  # training time of the run before it was resumed
+        self.restored_means = None
+        self.stop_signal = None
+
+    @property
+    def step(self) -> int:
+        """How many steps have been taken since the run began."""
+        return int(self.model.optimizer.iterations)
+
+    def fit(self, config: Config, test_set: tf.data.Dataset | None) -> None:
+        """Trains from the present step to the end."""
+        self.began = self.saved = time.monotonic()
+        self.save_seconds = 0.0
+        board = keras.callbacks.TensorBoard(self.run_dir / "tensorboard", write_graph=False)
+        with self._signals():
+            while (epoch := self.step // self.steps_per_epoch) < config.epochs:
+                # A run that was stopped inside an epoch first finishes that one.
+                taken = self.step % self.steps_per_epoch
+                self.model.fit(
+                    _load(config, "train", start=self.step),
+                    initial_epoch=epoch,
+                    epochs=epoch + 1 if taken else config.epochs,
+                    steps_per_epoch=self.steps_per_epoch - taken,
+                    validation_data=test_set,
+                    callbacks=[StopOnNonFiniteLoss(), board, self],
+                    verbose=1 if sys.stdout.isatty() else 2,
+                )
+
+    # --- as a Keras callback ------------------------------------------------------------------------------------
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.restored_means is not None:
+            for variable, value in zip(self._means(), self.restored_means, strict=True):
+                variable.assign(value)
+            self.restored_means = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        # The last step of an epoch is left to on_epoch_end, when its row of the history is complete.
+        if self.step % self.steps_per_epoch:
+            self._save_if(self.stop_signal is not None or time.monotonic() - self.saved > SAVE_AFTER_SECONDS)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.history.append({"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}})
+        self.seconds.append(self._elapsed())
+        files.write_csv(self.run_dir / "history.csv", self.history)
+        timing = [{"epoch": i, "seconds": round(seconds, 3)} for i, seconds in enumerate(self.seconds, start=1)]
+        files.write_csv(self.run_dir / "timing.csv", timing)
+        since = time.monotonic() - self.saved
+        self._save_if(self.stop_signal is not None or since >= self.save_seconds / CHECKPOINT_SHARE)
+
+    def _elapsed(self) -> float:
+        return self.seconds_before + time.monotonic() - self.began
+
+    def _save_if(self, due: bool) -> None:
+        if due:
+            began = time.monotonic()
+            self.save()
+            self.saved = time.monotonic()
+            self.save_seconds = self.saved - began
+        if self.stop_signal is not None:
+            raise Interrupted(self.stop_signal, self.run_dir)
+
+    @contextlib.contextmanager
+    def _signals(self):
+        """The first SIGINT or SIGTERM stops the run at the next step; a second one stops it at once."""
+
+        def stop(signum, frame):
+            self.stop_signal = signum
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+        previous = {}
+        if threading.current_thread() is threading.main_thread():
+            previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def _means(self) -> list:
+        return [variable for metric in self.model.metrics for variable in metric.variables]
+
+    def _state(self) -> dict[str, keras.Variable]:
+        groups = {"model": self.model.weights, "optimizer": self.model.optimizer.variables, "mean": self._means()}
+        return {f"{group}/{i}": variable for group, many in groups.items() for i, variable in enumerate(many)}
+
+    def save(self) -> None:
+        """Writes checkpoints/<step>.npz, whole or not at all, and keeps the last two."""
+        arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in self._state().items()}
+        progress = {"history": self.history, "seconds": self.seconds, "elapsed": self._elapsed()}
+        folder = self.run_dir / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        with files.whole(folder / f"{self.step:012d}.npz") as path, open(path, "wb") as file:
+            np.savez(file, progress=json.dumps(progress), **arrays)
+        for old in sorted(folder.glob("*.npz"))[:-2]:
+            old.unlink()
+
+    def restore(self) -> None:
+        """Goes back to the newest whole checkpoint; a damaged one is passed over with a warning.
+
+        A run without any begins anew.
+        """
+        for path in sorted(self.run_dir.glob("checkpoints/*.npz"), reverse=True):
+            try:
+                arrays = self._read(path)
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+                print(f"warning: checkpoint {path} is damaged ({error}); trying the one before.", file=sys.stderr)
+                continue
+            progress = json.loads(str(arrays.pop("progress")))
+            for name, variable in self._state().items():
+                variable.assign(arrays[name])
+            self.history, self.seconds = progress["history"], progress["seconds"]
+            self.seconds_before = progress["elapsed"]
+            self.restored_means = [arrays[name] for name in self._state() if name.startswith("mean/")]
+            return
+
+    def _read(self, path: Path) -> dict[str, np.ndarray]:
+        with np.load(path, allow_pickle=False) as archive:  # the zip's CRC-32 of each array is checked as it is read
+            arrays = {name: archive[name] for name in archive.files}
+        expected = {name: tuple(variable.shape) for name, variable in self._state().items()}
+        found = {name: array.shape for name, array in arrays.items() if name != "progress"}
+        if found != expected:
+            raise ValueError("it holds other variables than this model")
+        json.loads(str(arrays["progress"]))
+        return arrays
+
+    def save_model(self) -> None:
+        """Writes model.keras, whole or not at all."""
+        with files.whole(self.run_dir / "model.keras") as path:
+            self.model.save(path)
+
+
+def _report(config: Config, run: Run, test_set: tf.data.Dataset | None) -> dict:
+    """What a finished run leaves behind: model.keras, metrics.json and the figures."""
+    run.save_model()
+    model, last = run.model, run.history[-1]
+    figures = run.run_dir / "figures"
+    figures.mkdir(exist_ok=True)
+    title = f"{config.model}, {config.dataset}"
+    history = {name: [row[name] for row in run.history] for name in last}
+    plotting.training_curves(history, figures / "training_curves.png", title=title)
+    images = next(iter(_load(config, "train") if test_set is None else test_set)).numpy()[:20]
+    plotting.reconstructions(
+        images, model.reconstruct(images, seed=config.seed), figures / "reconstructions.png", title=title
+    )
+    plotting.image_grid(model.generate(100, seed=config.seed), figures / "prior_samples.png", title=title)
+    metrics = {
+        **{name: value for name, value in last.items() if name != "epoch"},
+        "epochs": last["epoch"],
+        "steps": run.step,
+        "parameters": model.encoder.count_params() + model.decoder.count_params(),
+        "seconds": round(run.seconds[-1], 3),
+    }
+    files.write_json(run.run_dir / "metrics.json", metrics)
+    shutil.rmtree(run.run_dir / "checkpoints", ignore_errors=True)
+    return metrics
