@@ -4,10 +4,11 @@
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 # What the package raises for something it was asked for that it cannot do.
 BAD_ARGUMENTS = (
@@ -38,10 +39,10 @@ class Parser(argparse.ArgumentParser):
 
 def run(parser: Parser, main: Callable[[argparse.Namespace], None]) -> None:
     """Parses the arguments, calls `main` with them, and exits with the status of the module's text."""
-    # TensorFlow's start-up messages (no GPU found, and the like) would drown ours; errors reach Python anyway.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = parser.parse_args()
     try:
+        with _quiet_start():
+            import tf_isvae  # noqa: F401
         main(arguments)
     except KeyboardInterrupt as stop:
         _exit(parser, 128 + getattr(stop, "signal", signal.SIGINT), str(stop) or "stopped")
@@ -49,6 +50,20 @@ def run(parser: Parser, main: Callable[[argparse.Namespace], None]) -> None:
         _exit(parser, 2, f"error: {_one_line(error)}")
     except Exception as error:
         _exit(parser, 1, f"failed: {_one_line(error)}")
+
+
+@contextlib.contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Drops what TensorFlow writes to standard error while it starts (no GPU found, and the like)."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it would write later; errors reach Python anyway
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _one_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import operator
 import os
 import pathlib
@@ -67,6 +68,10 @@ class _Encoded(NamedTuple):
     decode: Callable[[tf.Tensor], tf.Tensor]
 
 
+class NoSuchSplit(ValueError):
+    """The source has no split of this name; the text says which it has."""
+
+
 def load(
     source: str | os.PathLike | np.ndarray,
     split: str = "train",
@@ -78,7 +83,8 @@ def load(
     binarize: str | None = None,
     data_dir: str | os.PathLike | None = None,
     labels: bool = False,
-    start: int | None = None,
+    epochs: int | None = None,
+    start: int = 0,
 ) -> tf.data.Dataset:
     """Returns the images of one split in batches, float32 (batch, H, W, C) in [0, 1].
 
@@ -111,23 +117,24 @@ def load(
       data_dir: where TFDS keeps its data; by default the environment variable TFDS_DATA_DIR, or
         ~/tensorflow_datasets. Only for TFDS names.
       labels: whether to return pairs (images, int32 labels (batch,)).
-      start: None for a data set of one epoch, in which each iteration is the next epoch. An integer k for
-        the endless data set of the batches k, k + 1, ... of the same sequence of epochs, so that a run that
-        was stopped after k batches can go on where it was.
+      epochs: None for a data set of one epoch, in which each iteration is the next epoch. An integer n for
+        one that runs through the same n epochs in one iteration, for `fit` with `steps_per_epoch`.
+      start: with `epochs`, the number of batches to leave out at the beginning: a run that was stopped after
+        k batches goes on where it was with start=k.
 
     Raises:
+      NoSuchSplit: if the source has no such split.
       ValueError, TypeError: if an argument, or what the source holds, is not as described above.
       FileNotFoundError, PermissionError: if a path does not exist or may not be read or written.
       ConnectionError: if a TFDS data set must be downloaded and cannot be.
     """
     batch_size = _integer("batch_size", batch_size, 1)
     seed = None if seed is None else _integer("seed", seed, 0)
-    start = None if start is None else _integer("start", start, 0)
+    epochs = None if epochs is None else _integer("epochs", epochs, 1)
+    start = _integer("start", start, 0)
     size = _image_size(image_size)
     if channels not in (None, 1, 3) or isinstance(channels, bool):
-        raise ValueError(
-            f"channels={channels!r}: give 1 (grey), 3 (RGB), or None to leave the images as they are"
-        )
+        raise ValueError(f"channels={channels!r}: give 1 (grey), 3 (RGB), or None to leave the images as they are")
     if binarize not in (None, "static", "dynamic"):
         raise ValueError(f'binarize={binarize!r}: give "static", "dynamic" or None')
     if not isinstance(split, str):
@@ -140,9 +147,7 @@ def load(
     if labels and found.labels in (None, False):
         raise ValueError(f"labels=True, but {found.name} has no labels: leave labels out")
     if isinstance(found, _Arrays):
-        converted = _in_chunks(
-            lambda chunk: _convert(chunk, size, channels, found.name).numpy(), found.images
-        )
+        converted = _in_chunks(lambda chunk: _convert(chunk, size, channels, found.name).numpy(), found.images)
         found = found._replace(images=converted)
         count = len(converted)
     else:
@@ -151,20 +156,28 @@ def load(
             found = _decode_all(found, size, channels)
 
     per_epoch = -(-count // batch_size)
-    if start is None:
-        epoch_now = tf.Variable(-1, trainable=False, dtype=tf.int64)
-        epochs = tf.data.Dataset.range(1).map(lambda _: (epoch_now.assign_add(1), tf.constant(0, tf.int64)))
+    if epochs is None:
+        if start:
+            raise ValueError(f"start={start} needs epochs: the number of epochs that the data set runs through")
+        # The count of iterations lives in Python: a tf.Variable made under a distribution strategy would be
+        # replicated, and tf.data cannot update those.
+        counter = itertools.count()
+        scalar = tf.TensorSpec((), tf.int64)
+        places = tf.data.Dataset.from_generator(lambda: iter([next(counter)]), output_signature=scalar)
+        places = places.map(lambda epoch: (epoch, tf.constant(0, tf.int64)))
+        cardinality = per_epoch
     else:
         first_epoch, first_batch = divmod(start, per_epoch)
-        epochs = tf.data.Dataset.counter(tf.constant(first_epoch, tf.int64))
-        epochs = epochs.map(lambda e: (e, tf.where(e == first_epoch, tf.constant(first_batch, tf.int64), 0)))
+        places = tf.data.Dataset.range(first_epoch, epochs)
+        places = places.map(lambda epoch: (epoch, tf.where(epoch == first_epoch, tf.cast(first_batch, tf.int64), 0)))
+        cardinality = max(0, epochs * per_epoch - start)
 
     draw_seed = 0 if seed is None else seed
     static_seed = draw_seed if binarize == "static" else None
     if isinstance(found, _Arrays):
-        batches = _batches_from_memory(found, epochs, batch_size, seed, static_seed)
+        batches = _batches_from_memory(found, places, batch_size, seed, static_seed)
     else:
-        batches = _batches_from_disk(found, epochs, batch_size, seed, static_seed, size, channels)
+        batches = _batches_from_disk(found, places, batch_size, seed, static_seed, size, channels)
 
     def finish(number, images, targets):
         images = _grey(images)
@@ -173,7 +186,6 @@ def load(
         return (images, targets) if labels else images
 
     dataset = batches.map(finish)
-    cardinality = per_epoch if start is None else tf.data.INFINITE_CARDINALITY
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(tf.data.AUTOTUNE)
     options = tf.data.Options()
     # Several workers take turns at the batches: most sources are not a list of files that could be dealt out.
@@ -181,10 +193,10 @@ def load(
     return dataset.with_options(options)
 
 
-# --- From images to batches. `epochs` holds pairs: the number of an epoch, and its first wanted batch.
+# --- From images to batches. `places` holds pairs: the number of an epoch, and its first wanted batch.
 
 
-def _batches_from_memory(found, epochs, batch_size, seed, static_seed):
+def _batches_from_memory(found, places, batch_size, seed, static_seed):
     """A data set of (number of the batch since epoch 0, images as stored, int32 labels)."""
     images, targets = found.images, found.labels
     count = len(images)
@@ -201,16 +213,16 @@ def _batches_from_memory(found, epochs, batch_size, seed, static_seed):
         order = tf.range(count, dtype=tf.int64)
         if seed is not None:
             order = tf.random.experimental.stateless_shuffle(order, _fold(seed, _ORDER, epoch))
-        places = tf.data.Dataset.range(first, per_epoch)
-        return places.map(lambda i: (epoch * per_epoch + i, order[i * batch_size : (i + 1) * batch_size]))
+        numbers = tf.data.Dataset.range(first, per_epoch)
+        return numbers.map(lambda i: (epoch * per_epoch + i, order[i * batch_size : (i + 1) * batch_size]))
 
     def fetch(number, index):
         return number, tf.gather(images, index), tf.gather(targets, index)
 
-    return epochs.flat_map(indices).map(fetch)
+    return places.flat_map(indices).map(fetch)
 
 
-def _batches_from_disk(found, epochs, batch_size, seed, static_seed, size, channels):
+def _batches_from_disk(found, places, batch_size, seed, static_seed, size, channels):
     """As `_batches_from_memory`, in memory that does not grow with the number of images."""
     shape = _converted_shape(found, size, channels)
     per_epoch = -(-found.count // batch_size)
@@ -229,7 +241,7 @@ def _batches_from_disk(found, epochs, batch_size, seed, static_seed, size, chann
         batches = images.batch(batch_size).enumerate(epoch * per_epoch + first)
         return batches.map(lambda number, batch: (number, *batch))
 
-    return epochs.flat_map(epoch_batches)
+    return places.flat_map(epoch_batches)
 
 
 def _decode_all(found: _Encoded, size, channels) -> _Arrays:
@@ -290,9 +302,7 @@ def _convert(images: tf.Tensor, size, channels, name) -> tf.Tensor:
         elif has == 1:
             images = tf.image.grayscale_to_rgb(images)
         else:
-            raise ValueError(
-                f"channels={channels}, but {name} has {has} channels: only 1 and 3 can be converted"
-            )
+            raise ValueError(f"channels={channels}, but {name} has {has} channels: only 1 and 3 can be converted")
     if size is not None and size != tuple(images.shape[-3:-1]):
         resized = tf.image.resize(images, size, antialias=True)
         if images.dtype == tf.uint8:
@@ -343,9 +353,7 @@ def _find(source, split, size, channels, data_dir) -> _Arrays | _Encoded:
             return _npz(path, split)
         raise ValueError(f"{path} is neither a folder of PNG or JPEG images nor an .npz file")
     if not isinstance(source, str) or path.suffix.lower() == ".npz" or name.startswith((".", "~", os.sep)):
-        raise FileNotFoundError(
-            f"{path} does not exist: give the path of a folder of images or of an .npz file"
-        )
+        raise FileNotFoundError(f"{path} does not exist: give the path of a folder of images or of an .npz file")
     return _tfds(name, split, data_dir)
 
 
@@ -373,14 +381,10 @@ def _arrays(name, images, labels) -> _Arrays:
             raise ValueError(f"{name} holds NaN or infinite values: pixels must be in [0, 1]")
         if low < 0 or high > 1:
             hint = "divide them by 255" if low >= 0 and high <= 255 else "scale them to it"
-            raise ValueError(
-                f"{name} holds values from {low:g} to {high:g}: pixels must be in [0, 1], {hint}"
-            )
+            raise ValueError(f"{name} holds values from {low:g} to {high:g}: pixels must be in [0, 1], {hint}")
         images = images.astype(np.float32, copy=False)
     elif images.dtype != np.uint8:
-        raise ValueError(
-            f"{given}: pixels must be uint8 in 0..255 or floating point in [0, 1], so convert them"
-        )
+        raise ValueError(f"{given}: pixels must be uint8 in 0..255 or floating point in [0, 1], so convert them")
     if labels is not None:
         if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(
@@ -438,9 +442,7 @@ def _folder(path, split, size, channels) -> _Encoded:
         kinds = {header[place]: file for header, file in zip(headers, files, strict=True)}
         if fixed is None and len(kinds) > 1:
             (one, first), (two, second) = sorted(kinds.items())[:2]
-            raise ValueError(
-                f"{path} holds images of different {what}: {first} {one}, {second} {two}: give {argument}"
-            )
+            raise ValueError(f"{path} holds images of different {what}: {first} {one}, {second} {two}: give {argument}")
     height, width = headers[0][:2] if len({header[:2] for header in headers}) == 1 else (None, None)
     # Decoded to grey only if all are: colours are made grey by `_convert`, in the same way for every source.
     decoded_channels = max(header[2] for header in headers)
@@ -507,15 +509,9 @@ def _tfds(name, split, data_dir) -> _Encoded:
             f"those of TFDS{'. Did you mean ' + _quoted(near, 'or') + '?' if near else ''}"
         ) from error
     features = builder.info.features
-    images = [
-        k
-        for k, f in (features or {}).items()
-        if isinstance(f, tfds.features.Image) and f.np_dtype == np.uint8
-    ]
+    images = [k for k, f in (features or {}).items() if isinstance(f, tfds.features.Image) and f.np_dtype == np.uint8]
     if not images:
-        raise ValueError(
-            f"the TFDS data set {name!r} has no 8-bit images: it has {', '.join(features or {})}"
-        )
+        raise ValueError(f"the TFDS data set {name!r} has no 8-bit images: it has {', '.join(features or {})}")
     if not builder.is_prepared():
         _download(builder, name)
     try:
@@ -532,12 +528,8 @@ def _tfds(name, split, data_dir) -> _Encoded:
 
     @tf.autograph.experimental.do_not_convert
     def examples(seed):
-        config = tfds.ReadConfig(
-            shuffle_seed=None if seed is None else seed[0], try_autocache=False, add_tfds_id=True
-        )
-        dataset = builder.as_dataset(
-            split, shuffle_files=seed is not None, decoders=decoders, read_config=config
-        )
+        config = tfds.ReadConfig(shuffle_seed=None if seed is None else seed[0], try_autocache=False, add_tfds_id=True)
+        dataset = builder.as_dataset(split, shuffle_files=seed is not None, decoders=decoders, read_config=config)
         if seed is not None:
             dataset = dataset.shuffle(SHUFFLE_BUFFER, seed=seed[1])
 
@@ -576,9 +568,7 @@ def _download(builder, name) -> None:
     made = [p for p in (place, *place.parents) if not p.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix="incomplete.", dir=root, ignore_cleanup_errors=True
-        ) as scratch:
+        with tempfile.TemporaryDirectory(prefix="incomplete.", dir=root, ignore_cleanup_errors=True) as scratch:
             builder.download_and_prepare(
                 download_dir=scratch,
                 download_config=tfds.download.DownloadConfig(manual_dir=root / "downloads" / "manual"),
@@ -604,9 +594,7 @@ def _integer(name, value, least) -> int:
     except TypeError:
         raise TypeError(f"{name}={value!r}: give an integer of at least {least}") from None
     if not least <= value < 2**63:
-        raise ValueError(
-            f"{name}={value}: give an integer of at least {least}" + " and below 2^63" * (value > 0)
-        )
+        raise ValueError(f"{name}={value}: give an integer of at least {least}" + " and below 2^63" * (value > 0))
     return value
 
 
@@ -621,7 +609,7 @@ def _image_size(value) -> tuple[int, int] | None:
 
 def _check_split(name, split, splits) -> None:
     if split not in splits:
-        raise ValueError(f"{name} has no split {split!r}: it has {_quoted(splits)}")
+        raise NoSuchSplit(f"{name} has no split {split!r}: it has {_quoted(splits)}")
 
 
 def _quoted(names, conjunction="and") -> str:

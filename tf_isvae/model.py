@@ -176,6 +176,8 @@ class DiscreteVAE(keras.Model):
         """
         self._check_first(x)
         self._check_first(kwargs.get("validation_data"), "validation images")
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # Keras would warn that it cannot shuffle a data set
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):

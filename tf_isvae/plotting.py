@@ -35,9 +35,7 @@ _LARGEST = 4000  # large ones are thinned to stay near this size
 _GAP, _PAIR_GAP, _MARGIN = 8, 2, 10
 
 
-def training_curves(
-    history: Mapping[str, Sequence[float]], path: str | os.PathLike, title: str | None = None
-):
+def training_curves(history: Mapping[str, Sequence[float]], path: str | os.PathLike, title: str | None = None):
     """Draws one run's learning curves on the training and test data (paper, figures 6, 9 and 12).
 
     One panel each for the negative ELBO, the expected log-likelihood, the KL divergence and, on a log scale,
@@ -97,9 +95,7 @@ def compare_curves(
     # The legend's size decides the figure's: about 12 letters to the inch, and 6 for the line and the space.
     entries = [(Line2D([], [], color=colour, linewidth=2), label) for label, colour in colours.items()]
     if any(column.startswith("val_") for column in columns):
-        entries += [
-            (Line2D([], [], color="0.4", linestyle=s), t) for s, t in ((_TRAIN, "train"), (_TEST, "test"))
-        ]
+        entries += [(Line2D([], [], color="0.4", linestyle=s), t) for s, t in ((_TRAIN, "train"), (_TEST, "test"))]
     width = max(2.7 * len(panels), 4.0)
     room, lengths = int(12 * width), [len(label) + 6 for _, label in entries]
     across = len(entries) if sum(lengths) <= room else max(1, room // max(lengths))
@@ -107,9 +103,7 @@ def compare_curves(
 
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     figure.get_layout_engine().set(wspace=0.04)
-    for axes, (name, heading, unit) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
+    for axes, (name, heading, unit) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         lines = [
             (run["epoch"], run[column], style, colours[label])
             for label, run in runs.items()
@@ -135,9 +129,7 @@ def compare_curves(
         axes.grid(color="0.9", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
 
-    figure.legend(
-        *zip(*entries, strict=True), loc="outside lower center", ncols=across, frameon=False, borderaxespad=0
-    )
+    figure.legend(*zip(*entries, strict=True), loc="outside lower center", ncols=across, frameon=False, borderaxespad=0)
     if title:
         figure.suptitle(title, fontsize=12, wrap=True)
     _save(figure, path)
@@ -203,9 +195,7 @@ def _check_path(path: str | os.PathLike) -> Path:
     if path.suffix.lower() != ".png":
         raise ValueError(f"cannot write {str(path)!r}: figures are PNG files; give a name that ends in .png")
     if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}; create it first"
-        )
+        raise FileNotFoundError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}; create it first")
     return path
 
 
@@ -237,9 +227,7 @@ def _check_images(name: str, images: np.ndarray) -> np.ndarray:
         )
     images = images.astype(np.float32)
     low, high = images.min(), images.max()
-    if not (
-        low >= -1e-3 and high <= 1 + 1e-3
-    ):  # a resized image may overshoot by a rounding error; nan fails
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # a resized image may overshoot by a rounding error; nan fails
         raise ValueError(f"{name} must be in [0, 1], not in [{low:g}, {high:g}]; divide bytes by 255")
     if images.shape[-1] != 3:
         images = images.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
@@ -263,9 +251,7 @@ def _resize(images: np.ndarray, columns: int, stacked: int = 1) -> np.ndarray:
     return images[:, ::step, ::step].repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def _draw_mosaic(
-    tiles: np.ndarray, columns: int, path: Path, title: str | None, centres: Mapping[str, float]
-):
+def _draw_mosaic(tiles: np.ndarray, columns: int, path: Path, title: str | None, centres: Mapping[str, float]):
     """Draws rows of tiles, uint8 (n, height, width, 3). `centres`: a row's labels, pixels below its top."""
     n, h, w, _ = tiles.shape
     columns = min(n, columns)
@@ -288,9 +274,7 @@ def _draw_mosaic(
         for row in range(rows)
         for label, centre in centres.items()
     ]
-    left = _MARGIN + max(
-        (round(text.get_window_extent().width) + _MARGIN for text, _ in labels[:2]), default=0
-    )
+    left = _MARGIN + max((round(text.get_window_extent().width) + _MARGIN for text, _ in labels[:2]), default=0)
     bottom = _MARGIN
     top = bottom + mosaic.shape[0]
     width, height = left + mosaic.shape[1] + _MARGIN, top + _MARGIN
@@ -316,9 +300,7 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return np.where((values > 0) & np.isfinite(values), values, np.nan)
 
 
-def _draw_line(
-    axes: Axes, epochs: np.ndarray, values: np.ndarray, style: str | tuple, colour: str | np.ndarray
-):
+def _draw_line(axes: Axes, epochs: np.ndarray, values: np.ndarray, style: str | tuple, colour: str | np.ndarray):
     finite = np.isfinite(values)  # false where nothing was measured, or where the run diverged
     x, y = epochs[finite], values[finite]
     settled = x >= epochs.min() + np.ptp(epochs) // 25

@@ -78,6 +78,7 @@ class Config:
     binarize: str | None = None
 
     def __post_init__(self):
+        zoo.check_name(self.model)
         for name, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
@@ -107,7 +108,7 @@ def _strategy(name: str) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
-def _load(config: Config, split: str, start: int | None = None) -> tf.data.Dataset:
+def _load(config: Config, split: str, **where) -> tf.data.Dataset:
     return datasets.load(
         config.dataset,
         split,
@@ -117,7 +118,7 @@ def _load(config: Config, split: str, start: int | None = None) -> tf.data.Datas
         channels=config.channels,
         binarize=config.binarize,
         data_dir=config.data_dir,
-        start=start,
+        **where,
     )
 
 
@@ -128,7 +129,7 @@ def _versions() -> dict[str, str]:
 
 
 def _choose_run_dir(config: Config, resume: bool) -> Path:
-    """The run directory, made and writable: new and empty, or with resume=True that of the same run."""
+    """The run directory: new or empty, or with resume=True that of the same run."""
     if resume:
         _check_same_run(config)
         return Path(config.run_dir)
@@ -142,13 +143,15 @@ def _choose_run_dir(config: Config, resume: bool) -> Path:
         raise FileExistsError(
             f"run_dir {run_dir} already holds another run or other files; choose a new directory, or resume that run."
         )
+    return run_dir
+
+
+def _begin_run_dir(run_dir: Path, config: Config) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        with files.whole(run_dir / "config.json") as path:
-            path.touch()
+        files.write_json(run_dir / "config.json", {**dataclasses.asdict(config), "versions": _versions()})
     except OSError as error:
         raise type(error)(f"run_dir {run_dir} cannot be written: {error.strerror}; choose another.") from None
-    return run_dir
 
 
 def _check_same_run(config: Config) -> None:
@@ -205,24 +208,48 @@ def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
         Interrupted: stopped by a signal; resume=True goes on from the checkpoint.
     """
     run_dir = _choose_run_dir(config, resume)
+    checkpoint = newest_checkpoint(run_dir) if resume else None
     with _precision(config.precision):
         keras.utils.set_random_seed(config.seed)
-        train_set, test_set = _load(config, "train"), _load(config, "test")
+        start = 0 if checkpoint is None else checkpoint["progress"]["step"]
+        # All batches from here to the end of the run, so that the data is read once.
+        train_set = _load(config, "train", epochs=config.epochs, start=start)
+        steps_per_epoch = (int(train_set.cardinality()) + start) // config.epochs
+        try:
+            test_set = _load(config, "test")
+        except datasets.NoSuchSplit:
+            test_set = None
         with _strategy(config.strategy).scope():
             image_shape = tuple(train_set.element_spec.shape[1:])
             model = zoo.build(config.model, image_shape, config.latent_dim, seed=config.seed)
             model.compile(optimizer=keras.optimizers.Adam(config.learning_rate))
             model.optimizer.build(model.trainable_variables)
-        files.write_json(run_dir / "config.json", {**dataclasses.asdict(config), "versions": _versions()})
-        run = Run(model, run_dir, steps_per_epoch=int(train_set.cardinality()))
-        if resume:
-            run.restore()
+        run = Run(model, run_dir, steps_per_epoch)
+        if checkpoint is not None:
+            run.restore(checkpoint)
+        if not resume:
+            _begin_run_dir(run_dir, config)
         try:
-            run.fit(config, test_set)
+            run.fit(train_set, test_set, config.epochs)
         except NonFiniteLoss:
             run.save_model()
             raise
-        return _report(config, run, test_set), run_dir
+        return _report(config, run, _load(config, "train") if test_set is None else test_set), run_dir
+
+
+def newest_checkpoint(run_dir: Path) -> dict | None:
+    """What the newest whole checkpoint of a run holds: arrays by name, and "progress".
+
+    A damaged one is passed over with a warning. None where there is none: the run then begins anew.
+    """
+    for path in sorted(run_dir.glob("checkpoints/*.npz"), reverse=True):
+        try:
+            with np.load(path, allow_pickle=False) as archive:  # reading an array checks its CRC-32
+                arrays = {name: archive[name] for name in archive.files}
+            return {**arrays, "progress": json.loads(str(arrays["progress"]))}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            print(f"warning: checkpoint {path} is damaged ({error}); trying the one before.", file=sys.stderr)
+    return None
 
 
 class Run(keras.callbacks.Callback):
@@ -248,24 +275,31 @@ class Run(keras.callbacks.Callback):
         """How many steps have been taken since the run began."""
         return int(self.model.optimizer.iterations)
 
-    def fit(self, config: Config, test_set: tf.data.Dataset | None) -> None:
-        """Trains from the present step to the end."""
+    def fit(self, train_set: tf.data.Dataset, test_set: tf.data.Dataset | None, epochs: int) -> None:
+        """Trains from the present step to the end; `train_set` holds all batches from there on."""
         self.began = self.saved = time.monotonic()
         self.save_seconds = 0.0
         board = keras.callbacks.TensorBoard(self.run_dir / "tensorboard", write_graph=False)
+
+        def fit(data, epoch, until, steps):
+            self.model.fit(
+                data,
+                initial_epoch=epoch,
+                epochs=until,
+                steps_per_epoch=steps,
+                validation_data=test_set,
+                callbacks=[StopOnNonFiniteLoss(), board, self],
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+
         with self._signals():
-            while (epoch := self.step // self.steps_per_epoch) < config.epochs:
-                # A run that was stopped inside an epoch first finishes that one.
-                taken = self.step % self.steps_per_epoch
-                self.model.fit(
-                    _load(config, "train", start=self.step),
-                    initial_epoch=epoch,
-                    epochs=epoch + 1 if taken else config.epochs,
-                    steps_per_epoch=self.steps_per_epoch - taken,
-                    validation_data=test_set,
-                    callbacks=[StopOnNonFiniteLoss(), board, self],
-                    verbose=1 if sys.stdout.isatty() else 2,
-                )
+            epoch, taken = divmod(self.step, self.steps_per_epoch)
+            if taken:  # a run that was stopped inside an epoch first finishes that one
+                rest = self.steps_per_epoch - taken
+                fit(train_set.take(rest), epoch, epoch + 1, rest)
+                train_set, epoch = train_set.skip(rest), epoch + 1
+            if epoch < epochs:
+                fit(train_set, epoch, epochs, self.steps_per_epoch)
 
     # --- as a Keras callback ------------------------------------------------------------------------------------
 
@@ -331,7 +365,7 @@ class Run(keras.callbacks.Callback):
     def save(self) -> None:
         """Writes checkpoints/<step>.npz, whole or not at all, and keeps the last two."""
         arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in self._state().items()}
-        progress = {"history": self.history, "seconds": self.seconds, "elapsed": self._elapsed()}
+        progress = {"step": self.step, "history": self.history, "seconds": self.seconds, "elapsed": self._elapsed()}
         folder = self.run_dir / "checkpoints"
         folder.mkdir(exist_ok=True)
         with files.whole(folder / f"{self.step:012d}.npz") as path, open(path, "wb") as file:
@@ -339,34 +373,20 @@ class Run(keras.callbacks.Callback):
         for old in sorted(folder.glob("*.npz"))[:-2]:
             old.unlink()
 
-    def restore(self) -> None:
-        """Goes back to the newest whole checkpoint; a damaged one is passed over with a warning.
-
-        A run without any begins anew.
-        """
-        for path in sorted(self.run_dir.glob("checkpoints/*.npz"), reverse=True):
-            try:
-                arrays = self._read(path)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-                print(f"warning: checkpoint {path} is damaged ({error}); trying the one before.", file=sys.stderr)
-                continue
-            progress = json.loads(str(arrays.pop("progress")))
-            for name, variable in self._state().items():
-                variable.assign(arrays[name])
-            self.history, self.seconds = progress["history"], progress["seconds"]
-            self.seconds_before = progress["elapsed"]
-            self.restored_means = [arrays[name] for name in self._state() if name.startswith("mean/")]
-            return
-
-    def _read(self, path: Path) -> dict[str, np.ndarray]:
-        with np.load(path, allow_pickle=False) as archive:  # the zip's CRC-32 of each array is checked as it is read
-            arrays = {name: archive[name] for name in archive.files}
-        expected = {name: tuple(variable.shape) for name, variable in self._state().items()}
-        found = {name: array.shape for name, array in arrays.items() if name != "progress"}
+    def restore(self, checkpoint: dict) -> None:
+        """Goes back to a checkpoint. Raises ValueError where it is not one of this model."""
+        state = self._state()
+        expected = {name: tuple(variable.shape) for name, variable in state.items()}
+        found = {name: array.shape for name, array in checkpoint.items() if name != "progress"}
         if found != expected:
-            raise ValueError("it holds other variables than this model")
-        json.loads(str(arrays["progress"]))
-        return arrays
+            raise ValueError(f"the checkpoint in {self.run_dir} is of another model; it cannot be resumed.")
+        for name, variable in state.items():
+            variable.assign(checkpoint[name])
+        progress = checkpoint["progress"]
+        self.history, self.seconds = progress["history"], progress["seconds"]
+        self.seconds_before = progress["elapsed"]
+        # Keras sets the running means of an epoch to 0 when it begins.
+        self.restored_means = [checkpoint[name] for name in state if name.startswith("mean/")]
 
     def save_model(self) -> None:
         """Writes model.keras, whole or not at all."""
@@ -374,7 +394,7 @@ class Run(keras.callbacks.Callback):
             self.model.save(path)
 
 
-def _report(config: Config, run: Run, test_set: tf.data.Dataset | None) -> dict:
+def _report(config: Config, run: Run, shown: tf.data.Dataset) -> dict:
     """What a finished run leaves behind: model.keras, metrics.json and the figures."""
     run.save_model()
     model, last = run.model, run.history[-1]
@@ -383,7 +403,7 @@ def _report(config: Config, run: Run, test_set: tf.data.Dataset | None) -> dict:
     title = f"{config.model}, {config.dataset}"
     history = {name: [row[name] for row in run.history] for name in last}
     plotting.training_curves(history, figures / "training_curves.png", title=title)
-    images = next(iter(_load(config, "train") if test_set is None else test_set)).numpy()[:20]
+    images = next(iter(shown)).numpy()[:20]
     plotting.reconstructions(
         images, model.reconstruct(images, seed=config.seed), figures / "reconstructions.png", title=title
     )

@@ -18,6 +18,14 @@ ARCHITECTURES = {
 }
 
 
+def check_name(name: str) -> None:
+    """Raises ValueError where `build` knows no model of this name."""
+    if name not in ARCHITECTURES:
+        near = difflib.get_close_matches(str(name), ARCHITECTURES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no model is called {name!r}; there are {', '.join(ARCHITECTURES)}.{hint}")
+
+
 def build(
     name: str,
     image_shape: Sequence[int] = (28, 28, 1),
@@ -38,10 +46,7 @@ def build(
     Raises:
         ValueError: an unknown name, or a size that is not a positive integer.
     """
-    if name not in ARCHITECTURES:
-        near = difflib.get_close_matches(str(name), ARCHITECTURES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no model is called {name!r}; there are {', '.join(ARCHITECTURES)}.{hint}")
+    check_name(name)
     latent_class, encoder, decoder, default_dim = ARCHITECTURES[name]
     latent = latent_class(default_dim if latent_dim is None else latent_dim)
     return DiscreteVAE(
