@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -90,3 +91,249 @@ class ImportanceSampling(Estimator):
     @classmethod
     def from_config(cls, config: dict) -> ImportanceSampling:
         return cls(**{**config, "proposal": keras.saving.deserialize_keras_object(config["proposal"])})
+
+
+def _leave_one_out(values: tf.Tensor) -> tf.Tensor:
+    """Each value less the mean of the others, along the first axis: (samples, batch) to (samples, batch)."""
+    samples = values.shape[0]
+    return (values - tf.reduce_mean(values, axis=0)) * (samples / (samples - 1))
+
+
+def _need_bernoulli(estimator: str, posterior: tfd.Distribution) -> tf.Tensor:
+    logits = latents.bernoulli_logits(posterior)
+    if logits is None:
+        raise TypeError(
+            f"{estimator} needs a BernoulliLatent; the posterior is {type(posterior).__name__}. "
+            "LeaveOneOut takes any latent, Enumerated one Categorical."
+        )
+    return logits
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class LeaveOneOut(Estimator):
+    """The score-function estimator with the mean of the other samples as baseline. Unbiased.
+
+        1/M sum_m  (f(z_m) - 1/(M-1) sum_{j != m} f(z_j)) d log q(z_m|x),   f = ln p(x|.),   z_m ~ q(z|x)
+
+    The paper's eq. 20 and 26 with a control variate. Any latent. M decoder evaluations.
+    Kool, van Hoof & Welling, "Buy 4 REINFORCE samples, get a baseline for free!", 2019; Mnih & Rezende, VIMCO, 2016.
+    """
+
+    def __init__(self, num_samples: int = 2):
+        self.num_samples = _check_count("LeaveOneOut", "num_samples", num_samples, minimum=2)
+
+    def __call__(self, posterior, log_likelihood, seed=None):
+        z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
+        f = log_likelihood(z)
+        score = tf.stop_gradient(_leave_one_out(f)) * posterior.log_prob(z)
+        return Estimate(value=tf.reduce_mean(f, axis=0), surrogate=tf.reduce_mean(f + score, axis=0))
+
+    def get_config(self):
+        return {"num_samples": self.num_samples}
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class ARMS(Estimator):
+    """Several mutually antithetic samples. Bernoulli only, unbiased.
+
+    The M samples of a bit exclude each other as far as their marginal q allows, so f(z_m) less the mean of all tells
+    more than between independent samples. With rho the correlation of two samples of the bit,
+
+        1/(M-1) sum_m (f(z_m) - 1/M sum_j f(z_j)) (z_m - q) / (1 - rho)
+
+    M uniform numbers from a Dirichlet(1, ..., 1), d_1 + ... + d_M = 1, make the samples: with r = min(q, 1 - q), the
+    rarer value is taken where d_m > 1 - r^(1/(M-1)), which has probability r, and for two samples at once
+    (2 r^(1/(M-1)) - 1)_+^(M-1), from which rho follows. For M = 2 it is DisARM. M decoder evaluations.
+    Dimitriev & Zhou, "ARMS: Antithetic-REINFORCE-Multi-Sample gradient for binary variables", 2021.
+    """
+
+    def __init__(self, num_samples: int = 4):
+        self.num_samples = _check_count("ARMS", "num_samples", num_samples, minimum=2)
+
+    def __call__(self, posterior, log_likelihood, seed=None):
+        logits = _need_bernoulli(type(self).__name__, posterior)
+        z, weight = self._samples(tf.stop_gradient(logits), seed)
+        f = log_likelihood(z)
+        mean = tf.stop_gradient(tf.sigmoid(logits))
+        gradient = tf.reduce_mean(tf.stop_gradient(_leave_one_out(f))[..., None] * (z - mean), axis=0) * weight
+        score = tf.reduce_sum(gradient * logits, axis=-1)
+        value = tf.reduce_mean(f, axis=0)
+        return Estimate(value=value, surrogate=value + score)
+
+    def _samples(self, logits: tf.Tensor, seed) -> tuple[tf.Tensor, tf.Tensor]:
+        """z (M, batch, units), and 1 / (1 - rho) (batch, units)."""
+        others = self.num_samples - 1
+        shape = tf.concat([[self.num_samples], tf.shape(logits)], 0)
+        seed = tfp.random.sanitize_seed(seed)
+        exponentials = -tf.math.log(tf.random.stateless_uniform(shape, seed, minval=1e-30))
+        dirichlet = exponentials / tf.reduce_sum(exponentials, axis=0)
+        # From the logits, so that r keeps its precision where q is near 0 or 1.
+        log_rare = -tf.nn.softplus(tf.abs(logits))
+        root = tf.exp(log_rare / others)
+        rare = tf.cast(dirichlet > 1 - root, tf.float32)
+        z = tf.where(logits < 0, rare, 1 - rare)
+        r, common = tf.exp(log_rare), tf.sigmoid(tf.abs(logits))
+        # 1 - rho = (r - both) / (r (1 - r)), both the probability that two samples take the rarer value.
+        both_over_r = tf.nn.relu(2 * root - 1) ** others / tf.maximum(r, 1e-30)
+        return z, common / (1 - both_over_r)
+
+    def get_config(self):
+        return {"num_samples": self.num_samples}
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class DisARM(Estimator):
+    """Antithetic pairs: z from the uniform numbers u, z~ from 1 - u. Bernoulli only, unbiased.
+
+        1/2 (f(z) - f(z~)) (z - z~) sigmoid(|eta|),   averaged over the pairs
+
+    Two decoder evaluations a pair. For more than two evaluations, see ARMS.
+    Dong, Mnih & Tucker, "DisARM: an antithetic gradient estimator for binary latent variables", 2020.
+    """
+
+    def __init__(self, num_pairs: int = 1):
+        self.num_pairs = _check_count("DisARM", "num_pairs", num_pairs)
+
+    def __call__(self, posterior, log_likelihood, seed=None):
+        logits = _need_bernoulli("DisARM", posterior)
+        shape = tf.concat([[self.num_pairs], tf.shape(logits)], 0)
+        u = tf.random.stateless_uniform(shape, tfp.random.sanitize_seed(seed))
+        q = tf.stop_gradient(tf.sigmoid(logits))
+        z, antithetic = tf.cast(u < q, tf.float32), tf.cast(1 - u < q, tf.float32)
+        f = log_likelihood(tf.concat([z, antithetic], axis=0))
+        difference = tf.stop_gradient(f[: self.num_pairs] - f[self.num_pairs :])[..., None]
+        weight = tf.stop_gradient(tf.sigmoid(tf.abs(logits)))
+        gradient = tf.reduce_mean(0.5 * difference * (z - antithetic), axis=0) * weight
+        value = tf.reduce_mean(f, axis=0)
+        return Estimate(value=value, surrogate=value + tf.reduce_sum(gradient * logits, axis=-1))
+
+    def get_config(self):
+        return {"num_pairs": self.num_pairs}
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class Enumerated(Estimator):
+    """The exact expectation, a sum over all codes. No variance.
+
+        sum_z q(z|x) ln p(x|z)
+
+    Every code is decoded once for the whole batch and compared with every image by one matrix product, so for one
+    Categorical of c categories it costs c decoder evaluations a batch: less than one sample an image where c < batch.
+    Raises ValueError for more than 4,096 codes, TypeError for a Gaussian latent.
+    """
+
+    MAX_CODES = 4096
+
+    def __call__(self, posterior, log_likelihood, seed=None):
+        z = self._all_z(posterior)[:, None]
+        f = log_likelihood(z)
+        expectation = tf.reduce_sum(tf.exp(posterior.log_prob(z)) * f, axis=0)
+        return Estimate(value=expectation, surrogate=expectation)
+
+    def _all_z(self, posterior) -> tf.Tensor:
+        """Every z once: (codes, units)."""
+        if (logits := latents.bernoulli_logits(posterior)) is not None:
+            latent = latents.BernoulliLatent(logits.shape[-1])
+        elif (logits := latents.categorical_logits(posterior)) is not None:
+            variables, categories = logits.shape[-2:]
+            latent = latents.CategoricalLatent(categories, variables)
+        else:
+            raise TypeError(f"Enumerated needs a discrete latent; the posterior is {type(posterior).__name__}.")
+        if latent.num_codes > self.MAX_CODES:
+            raise ValueError(
+                f"Enumerated would have to decode {latent.num_codes} codes, {latent.code_values} values for each of "
+                f"{latent.code_units} variables; it takes at most {self.MAX_CODES}: use LeaveOneOut or DisARM."
+            )
+        return latent.from_codes(latent.all_codes())
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class Reparameterized(Estimator):
+    """Backpropagation through the samples (paper, section 2, eq. 6 to 10). Gaussian latents only, unbiased.
+
+        1/M sum_m ln p(x|z_m),   z_m = mean + scale * epsilon_m
+
+    M decoder evaluations. Kingma & Welling, "Auto-encoding variational Bayes", 2013.
+    """
+
+    def __init__(self, num_samples: int = 1):
+        self.num_samples = _check_count("Reparameterized", "num_samples", num_samples)
+
+    def __call__(self, posterior, log_likelihood, seed=None):
+        if posterior.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
+            raise TypeError("Reparameterized needs a GaussianLatent: discrete samples cannot be reparameterised.")
+        estimate = tf.reduce_mean(log_likelihood(posterior.sample(self.num_samples, seed=seed)), axis=0)
+        return Estimate(value=estimate, surrogate=estimate)
+
+    def get_config(self):
+        return {"num_samples": self.num_samples}
+
+
+def _relaxation(estimator: str, posterior: tfd.Distribution) -> tuple[tf.Tensor, Callable]:
+    """Logits of a discrete posterior as (batch, variables, categories), and the way back to z (batch, units).
+
+    A bit is a variable of two categories with logits (0, eta), of which z has the second.
+    """
+    if (logits := latents.bernoulli_logits(posterior)) is not None:
+        return tf.stack([tf.zeros_like(logits), logits], axis=-1), lambda p: p[..., 1]
+    if (logits := latents.categorical_logits(posterior)) is not None:
+        units = int(np.prod(logits.shape[-2:]))
+        return logits, lambda p: tf.reshape(p, tf.concat([tf.shape(p)[:-2], [units]], 0))
+    raise TypeError(
+        f"{estimator} needs a Bernoulli or Categorical latent; the posterior is {type(posterior).__name__}."
+    )
+
+
+def _with_gradient_of(z: tf.Tensor, proxy: tf.Tensor) -> tf.Tensor:
+    """z, with the gradient of `proxy`."""
+    return tf.stop_gradient(z - proxy) + proxy
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class StraightThrough(Estimator):
+    """BIASED. Backpropagation as if the sample were its mean: dz/d eta := d mean / d eta. For comparison.
+
+    The paper compares itself with it by way of VQ-VAE. Bernoulli and Categorical. M decoder evaluations.
+    Bengio, Leonard & Courville, "Estimating or propagating gradients through stochastic neurons", 2013.
+    """
+
+    def __init__(self, num_samples: int = 1):
+        self.num_samples = _check_count("StraightThrough", "num_samples", num_samples)
+
+    def __call__(self, posterior, log_likelihood, seed=None):
+        logits, to_z = _relaxation("StraightThrough", posterior)
+        z = posterior.sample(self.num_samples, seed=seed)
+        estimate = tf.reduce_mean(log_likelihood(_with_gradient_of(z, to_z(tf.nn.softmax(logits)))), axis=0)
+        return Estimate(value=estimate, surrogate=estimate)
+
+    def get_config(self):
+        return {"num_samples": self.num_samples}
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class ReinMax(Estimator):
+    """BIASED. Straight-through to second order (Heun's method). For comparison.
+
+    With p = softmax(eta) and p_z = (p + z) / 2, the gradient is 2 dz_1 - 1/2 dz_0, where dz_0 backpropagates through
+    the softmax at p and dz_1 through the softmax at p_z. Bernoulli and Categorical. M decoder evaluations.
+    Liu et al., "Bridging discrete and backpropagation: straight-through and beyond", 2023.
+    """
+
+    def __init__(self, num_samples: int = 1):
+        self.num_samples = _check_count("ReinMax", "num_samples", num_samples)
+
+    def __call__(self, posterior, log_likelihood, seed=None):
+        logits, to_z = _relaxation("ReinMax", posterior)
+        z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
+        one_hots = tf.stack([1 - z, z], axis=-1) if latents.bernoulli_logits(posterior) is not None else None
+        if one_hots is None:
+            one_hots = tf.reshape(z, tf.concat([tf.shape(z)[:-1], logits.shape[-2:]], 0))
+        p = tf.nn.softmax(logits)
+        # Logits whose softmax is (p + z) / 2, with the gradient of eta.
+        middle = _with_gradient_of(tf.math.log((p + one_hots) / 2 + 1e-30), logits)
+        proxy = 2 * tf.nn.softmax(middle) - 0.5 * p
+        estimate = tf.reduce_mean(log_likelihood(_with_gradient_of(z, to_z(proxy))), axis=0)
+        return Estimate(value=estimate, surrogate=estimate)
+
+    def get_config(self):
+        return {"num_samples": self.num_samples}

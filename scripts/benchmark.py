@@ -1,0 +1,126 @@
+"""Speed of training, as a fraction of this machine's own matrix-product rate measured in the same run.
+
+    python scripts/benchmark.py
+    python scripts/benchmark.py --models fc_bvae --batch-size 256
+
+For each model and precision: images per second of `model.fit` (paper's estimator, MNIST's shape, through the
+input pipeline), and which share of the machine's matrix-product rate in that precision the model's own
+multiplications reach.
+"""
+
+import argparse
+import math
+import time
+
+import command_line
+
+PRECISIONS = {"float32": "float32", "mixed_bfloat16": "bfloat16"}
+
+
+def make_parser() -> command_line.Parser:
+    parser = command_line.Parser(__doc__)
+    parser.add_argument("--models", nargs="+", default=["fc_bvae", "fc_cvae", "cnn_bvae", "cnn_cvae"])
+    parser.add_argument("--batch-size", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=30, help="steps of one timed epoch; the best of --epochs counts")
+    parser.add_argument("--epochs", type=int, default=5)
+    return parser
+
+
+def matmul_rate(dtype: str, size: int = 2048) -> float:
+    """Multiply-adds per second, times 2, of size x size matrix products: the best of 5 times 10."""
+    import tensorflow as tf
+
+    matrix = tf.cast(tf.random.stateless_normal((size, size), seed=(0, 0)), dtype)
+    product = tf.function(tf.matmul)
+    product(matrix, matrix).numpy()
+    best = math.inf
+    for _ in range(5):
+        began = time.perf_counter()
+        for _ in range(10):
+            result = product(matrix, matrix)
+        result.numpy()
+        best = min(best, (time.perf_counter() - began) / 10)
+    return 2 * size**3 / best
+
+
+def multiplications(network) -> list[int]:
+    """Multiply-adds of each layer's forward pass for one image, first layer first."""
+    import keras
+
+    counts = []
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dense):
+            counts.append(math.prod(layer.kernel.shape))
+        elif isinstance(layer, keras.layers.Conv2DTranspose):  # a subclass of none of the others
+            counts.append(math.prod(layer.kernel.shape) * math.prod(layer.input.shape[1:3]))
+        elif isinstance(layer, keras.layers.Conv2D):
+            counts.append(math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:3]))
+    return counts
+
+
+def training_multiplications(model) -> int:
+    """Multiply-adds of one training step for one image: forward, gradient by the weights, gradient by the inputs.
+
+    The images and the sampled z need no gradient, so the first layers of encoder and decoder have none by inputs.
+    """
+    encoder, decoder = multiplications(model.encoder), multiplications(model.decoder)
+    return 3 * (sum(encoder) + sum(decoder)) - encoder[0] - decoder[0]
+
+
+def images_per_second(model, arguments: argparse.Namespace) -> float:
+    import keras
+    import numpy as np
+
+    from tf_isvae import datasets
+
+    class Clock(keras.callbacks.Callback):
+        best = math.inf
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.began = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch:  # the first one traces and warms up
+                self.best = min(self.best, time.perf_counter() - self.began)
+
+    images = np.random.default_rng(0).integers(0, 256, (60_000, 28, 28, 1), np.uint8)
+    epochs = arguments.epochs + 1
+    per_epoch = math.ceil(len(images) / arguments.batch_size)
+    data = datasets.load(
+        images, batch_size=arguments.batch_size, seed=0, epochs=math.ceil(epochs * arguments.steps / per_epoch)
+    )
+    # Full batches only, so that a step always is the same amount of work.
+    data = data.filter(lambda batch: len(batch) == arguments.batch_size).repeat()
+    clock = Clock()
+    model.fit(data, epochs=epochs, steps_per_epoch=arguments.steps, callbacks=[clock], verbose=0)
+    return arguments.steps * arguments.batch_size / clock.best
+
+
+def main(arguments: argparse.Namespace) -> None:
+    import keras
+
+    from tf_isvae import estimators, zoo
+
+    print("| model | precision | images/s | ms/step | GFLOP/s | matrix products | fraction | to float32 |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in arguments.models:
+        float32_speed = None
+        for precision, dtype in PRECISIONS.items():
+            keras.config.set_dtype_policy(precision)
+            model = zoo.build(name, estimator=estimators.ImportanceSampling())
+            model.compile(optimizer=keras.optimizers.Adam(1e-3))
+            before = matmul_rate(dtype)
+            speed = images_per_second(model, arguments)
+            rate = max(before, matmul_rate(dtype))
+            reached = 2 * training_multiplications(model) * speed
+            milliseconds = 1e3 * arguments.batch_size / speed
+            float32_speed = float32_speed or speed
+            print(
+                f"| {name} | {precision} | {speed:.0f} | {milliseconds:.1f} | {reached / 1e9:.0f} "
+                f"| {rate / 1e9:.0f} | {reached / rate:.2f} | {speed / float32_speed:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    command_line.run(make_parser(), main)
