@@ -7,6 +7,33 @@ import math
 import keras
 
 
+class KLAnnealing(keras.callbacks.Callback):
+    """The weight of the KL term in training falls from `start` to 1, geometrically, over the first `epochs` epochs.
+
+        weight = start^(1 - t),   t = min(1, epochs so far / epochs)
+
+    A weight above 1 keeps q(z|x) near the prior at first, so that all codes are tried before any is settled on
+    (deterministic annealing: Rose 1998; Ueda & Nakano 1998). Logs and the ELBO always use weight 1. The weight depends
+    on the number of the epoch only, so a resumed run goes on with the right one.
+
+    Raises ValueError where `start` is not a positive number or `epochs` is not positive.
+    """
+
+    def __init__(self, start: float, epochs: float):
+        super().__init__()
+        for name, value in (("start", start), ("epochs", epochs)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ValueError(f"KLAnnealing: {name} is {value!r}; it must be a positive number.")
+        self.start = start
+        self.epochs = epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.kl_weight.assign(self.start ** max(0.0, 1.0 - epoch / self.epochs))
+
+    def on_train_end(self, logs=None):
+        self.model.kl_weight.assign(1.0)
+
+
 class NonFiniteLoss(FloatingPointError):
     """Raised by `StopOnNonFiniteLoss`; its text names the epoch and the step."""
 

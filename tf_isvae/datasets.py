@@ -145,7 +145,7 @@ def load(
         size = size or (28, 28)
 
     found = _find(source, split, size, channels, data_dir)
-    if labels and found.labels in (None, False):
+    if labels and (found.labels is None or found.labels is False):
         raise ValueError(f"labels=True, but {found.name} has no labels: leave labels out")
     if isinstance(found, _Arrays):
         converted = _in_chunks(lambda chunk: _convert(chunk, size, channels, found.name).numpy(), found.images)
@@ -524,7 +524,8 @@ def _tfds(name, split, data_dir) -> _Encoded:
     images = [k for k, f in (features or {}).items() if isinstance(f, tfds.features.Image) and f.np_dtype == np.uint8]
     if not images:
         raise ValueError(f"the TFDS data set {name!r} has no 8-bit images: it has {', '.join(features or {})}")
-    if not builder.is_prepared():
+    # is_prepared() logs a warning where there is no folder yet.
+    if not (builder.data_path.exists() and builder.is_prepared()):
         _download(builder, name)
     try:
         part = builder.info.splits[split]

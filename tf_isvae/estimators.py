@@ -232,19 +232,22 @@ class Enumerated(Estimator):
 
     def _all_z(self, posterior) -> tf.Tensor:
         """Every z once: (codes, units)."""
-        if (logits := latents.bernoulli_logits(posterior)) is not None:
-            latent = latents.BernoulliLatent(logits.shape[-1])
-        elif (logits := latents.categorical_logits(posterior)) is not None:
-            variables, categories = logits.shape[-2:]
-            latent = latents.CategoricalLatent(categories, variables)
+        bits, categories = latents.bernoulli_logits(posterior), latents.categorical_logits(posterior)
+        if bits is not None:
+            values, width = 2, bits.shape[-1]
+        elif categories is not None:
+            width, values = categories.shape[-2:]
         else:
             raise TypeError(f"Enumerated needs a discrete latent; the posterior is {type(posterior).__name__}.")
-        if latent.num_codes > self.MAX_CODES:
+        if values**width > self.MAX_CODES:
             raise ValueError(
-                f"Enumerated would have to decode {latent.num_codes} codes, {latent.code_values} values for each of "
-                f"{latent.code_units} variables; it takes at most {self.MAX_CODES}: use LeaveOneOut or DisARM."
+                f"Enumerated would have to decode {values**width} codes, {values} values for each of {width} "
+                f"variables; it takes at most {self.MAX_CODES}: use LeaveOneOut, or DisARM for bits."
             )
-        return latent.from_codes(latent.all_codes())
+        codes = latents.enumerate_codes(values, width)
+        if bits is not None:
+            return tf.constant(codes, tf.float32)
+        return tf.constant(np.eye(values, dtype=np.float32)[codes].reshape(len(codes), width * values))
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
@@ -274,11 +277,12 @@ def _relaxation(estimator: str, posterior: tfd.Distribution) -> tuple[tf.Tensor,
 
     A bit is a variable of two categories with logits (0, eta), of which z has the second.
     """
-    if (logits := latents.bernoulli_logits(posterior)) is not None:
-        return tf.stack([tf.zeros_like(logits), logits], axis=-1), lambda p: p[..., 1]
-    if (logits := latents.categorical_logits(posterior)) is not None:
-        units = int(np.prod(logits.shape[-2:]))
-        return logits, lambda p: tf.reshape(p, tf.concat([tf.shape(p)[:-2], [units]], 0))
+    bits, categories = latents.bernoulli_logits(posterior), latents.categorical_logits(posterior)
+    if bits is not None:
+        return tf.stack([tf.zeros_like(bits), bits], axis=-1), lambda p: p[..., 1]
+    if categories is not None:
+        units = int(np.prod(categories.shape[-2:]))
+        return categories, lambda p: tf.reshape(p, tf.concat([tf.shape(p)[:-2], [units]], 0))
     raise TypeError(
         f"{estimator} needs a Bernoulli or Categorical latent; the posterior is {type(posterior).__name__}."
     )
@@ -325,8 +329,9 @@ class ReinMax(Estimator):
     def __call__(self, posterior, log_likelihood, seed=None):
         logits, to_z = _relaxation("ReinMax", posterior)
         z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
-        one_hots = tf.stack([1 - z, z], axis=-1) if latents.bernoulli_logits(posterior) is not None else None
-        if one_hots is None:
+        if latents.bernoulli_logits(posterior) is not None:
+            one_hots = tf.stack([1 - z, z], axis=-1)
+        else:
             one_hots = tf.reshape(z, tf.concat([tf.shape(z)[:-1], logits.shape[-2:]], 0))
         p = tf.nn.softmax(logits)
         # Logits whose softmax is (p + z) / 2, with the gradient of eta.

@@ -47,12 +47,26 @@ def categorical_logits(q: tfd.Distribution) -> tf.Tensor | None:
     return None
 
 
+def _factors(q: tfd.Distribution) -> tfd.Distribution:
+    """The independent factors of a posterior, as a batch (batch, code_units)."""
+    if categorical_logits(q) is not None:
+        return q.distribution.distribution
+    if isinstance(q, tfd.MultivariateNormalDiag):
+        return tfd.Normal(q.mean(), q.stddev())
+    return q.distribution
+
+
 def stop_gradient(q: tfd.Distribution) -> tfd.Distribution:
     """The same distribution, with parameters through which no gradient flows."""
     for logits, build in ((bernoulli_logits(q), bernoulli), (categorical_logits(q), categorical)):
         if logits is not None:
             return build(tf.stop_gradient(logits))
     return tf.nest.map_structure(tf.stop_gradient, q, expand_composites=True)
+
+
+def enumerate_codes(values: int, width: int) -> np.ndarray:
+    """Every code once, int32 (values^width, width), in lexicographic order."""
+    return np.array(list(itertools.product(range(values), repeat=width)), np.int32).reshape(values**width, width)
 
 
 def _check_size(layer: str, argument: str, value: int) -> int:
@@ -105,6 +119,12 @@ class Latent(keras.layers.Layer):
         """KL(q(z|x) || p(z)) in closed form: (batch,) nats."""
         return tfd.kl_divergence(q, self.prior())
 
+    def kl_per_unit(self, q: tfd.Distribution) -> tf.Tensor:
+        """The KL of each bit, categorical variable or Gaussian: (batch, code_units) nats; `kl` is its sum."""
+        p = self.prior()
+        # The factors of q are independent, below the layers that make them one event.
+        return tfd.kl_divergence(_factors(q), _factors(p))
+
     def codes(self, logits: tf.Tensor) -> tf.Tensor:
         """The mode of q as codes, int32 (batch, code_units), from eta (batch, encoder_units)."""
         return self.to_codes(self.posterior(logits).mode())
@@ -131,8 +151,7 @@ class Latent(keras.layers.Layer):
         """Every code once, int32 (num_codes, code_units), in lexicographic order."""
         if self.num_codes is None:
             raise ValueError(f"{type(self).__name__} has real-valued codes: they cannot be enumerated.")
-        values = itertools.product(range(self.code_values), repeat=self.code_units)
-        return np.array(list(values), np.int32).reshape(self.num_codes, self.code_units)
+        return enumerate_codes(self.code_values, self.code_units)
 
 
 @keras.saving.register_keras_serializable("tf_isvae")

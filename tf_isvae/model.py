@@ -108,7 +108,7 @@ class DiscreteVAE(keras.Model):
 
     @property
     def metrics(self):
-        return [*self._trackers, *super().metrics]
+        return list(self._trackers)
 
     def noise_seed(self, step) -> tf.Tensor:
         """The stateless seed, int32 (2,), of one step: a function of the model's seed, the step and the replica.
@@ -119,7 +119,7 @@ class DiscreteVAE(keras.Model):
         seed = tf.random.experimental.stateless_fold_in(_stateless(self.seed), tf.cast(step, tf.int32))
         return tf.random.experimental.stateless_fold_in(seed, replica)
 
-    def _log_likelihood_of(self, images, training: bool = False) -> estimators.LogLikelihood:
+    def log_likelihood_of(self, images, training: bool = False) -> estimators.LogLikelihood:
         """ln p(x|z) of the batch as a function of z, as the estimators take it."""
 
         def log_likelihood(z):
@@ -136,7 +136,7 @@ class DiscreteVAE(keras.Model):
         """The two terms of eq. 1, per image: the estimate of E_q[ln p(x|z)], and the KL (batch,) in nats."""
         images = tf.cast(images, tf.float32)
         posterior = self.latent.posterior(self.encoder(images, training=training))
-        estimate = self.estimator(posterior, self._log_likelihood_of(images, training), seed)
+        estimate = self.estimator(posterior, self.log_likelihood_of(images, training), seed)
         return estimate, self.latent.kl(posterior)
 
     def _update_metrics(self, estimate, kl) -> dict:
@@ -278,7 +278,7 @@ class DiscreteVAE(keras.Model):
     @tf.function(reduce_retracing=True)
     def _exact_log_likelihood(self, images):
         z = self.latent.from_codes(self.latent.all_codes())
-        log_joint = self._log_likelihood_of(images)(z[:, None]) + self.latent.prior().log_prob(z)[:, None]
+        log_joint = self.log_likelihood_of(images)(z[:, None]) + self.latent.prior().log_prob(z)[:, None]
         return tf.reduce_logsumexp(log_joint, axis=0)
 
     @tf.function(reduce_retracing=True)
@@ -286,7 +286,7 @@ class DiscreteVAE(keras.Model):
         q = self.latent.posterior(self.encoder(images, training=False))
         z = q.sample(num_samples, seed=seed)
         # A batch of one image would be read as "each z with every image"; for it, that is the same.
-        log_weights = self._log_likelihood_of(images)(z) + self.latent.prior().log_prob(z) - q.log_prob(z)
+        log_weights = self.log_likelihood_of(images)(z) + self.latent.prior().log_prob(z) - q.log_prob(z)
         return tf.reduce_logsumexp(log_weights, axis=0) - tf.math.log(tf.cast(num_samples, tf.float32))
 
     def _in_chunks(self, function, rows, *args, chunk: int = CHUNK, seed=None) -> np.ndarray:

@@ -1,0 +1,188 @@
+"""What a trained model is worth: gradient noise and bias of estimators, use of the codes, clusters and retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.optimize
+import scipy.stats
+import tensorflow as tf
+from sklearn import metrics
+
+from tf_isvae import estimators
+from tf_isvae.model import DiscreteVAE, check_images
+
+
+def _gradients(model, images, estimator, draws, seed) -> Iterator[np.ndarray]:
+    """`draws` estimates of the gradient of E_q[ln p(x|z)] by the encoder's weights, flattened, float64.
+
+    Each is the gradient of the mean over `images`, with noise of its own.
+    """
+    weights = model.encoder.trainable_variables
+    images = tf.constant(check_images(images, model.image_shape))
+
+    @tf.function
+    def gradient(draw):
+        with tf.GradientTape() as tape:
+            posterior = model.latent.posterior(model.encoder(images, training=False))
+            noise = tf.random.experimental.stateless_fold_in((seed, 0), draw)
+            surrogate = tf.reduce_mean(estimator(posterior, model.log_likelihood_of(images), noise).surrogate)
+        return tf.concat([tf.reshape(g, [-1]) for g in tape.gradient(surrogate, weights)], 0)
+
+    for draw in range(draws):
+        yield gradient(tf.constant(draw)).numpy().astype(np.float64)
+
+
+def _check_draws(function: str, draws: int) -> None:
+    if isinstance(draws, bool) or not isinstance(draws, (int, np.integer)) or draws < 2:
+        raise ValueError(f"{function}: draws is {draws!r}; a variance needs an integer of at least 2.")
+
+
+def gradient_variance(model: DiscreteVAE, images, draws: int = 100, estimator=None, seed: int = 0) -> float:
+    """The variance of the estimated gradient (paper, figures 6 and 12), in nats squared per encoder parameter.
+
+    The gradient is that of the batch mean of E_q[ln p(x|z)] by one encoder weight; its variance is taken over `draws`
+    estimates on the same images with fresh noise, and averaged over all encoder weights and biases.
+
+    Args:
+        images: one batch (n, H, W, C) in [0, 1]; the variance falls as 1/n.
+        estimator: the one to measure; default the model's own.
+    """
+    _check_draws("gradient_variance", draws)
+    # Welford's running moments: the draws themselves need not be kept.
+    mean = squares = 0.0
+    for i, gradient in enumerate(_gradients(model, images, estimator or model.estimator, draws, seed), start=1):
+        before = gradient - mean
+        mean = mean + before / i
+        squares = squares + before * (gradient - mean)
+    return float(np.mean(squares) / (draws - 1))
+
+
+def estimator_bias(
+    model: DiscreteVAE, images, estimator=None, reference=None, draws: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """A z-test of an estimator's mean gradient against the exact one, or against another estimator's.
+
+    The gradients by all encoder weights are compared along nine directions: that of the reference, and eight random
+    ones. (A test of every single weight would find "bias" in any estimator: weights that matter for rare codes only
+    have gradients that are nearly always 0, whose mean no feasible number of draws shows to be normal.)
+
+    Args:
+        estimator: the one to test; default the model's own.
+        reference: default Enumerated(), which is exact and needs few codes.
+
+    Returns:
+        relative_bias: (mean - reference) along the reference, as a share of its length; 0 without bias.
+        largest_z: the largest |z| of the nine.
+        p_value: the probability of a larger one without bias, by Bonferroni's bound. Below 1e-4: biased.
+    """
+    _check_draws("estimator_bias", draws)
+    reference = reference or estimators.Enumerated()
+    exact = isinstance(reference, estimators.Enumerated)
+    # Another seed, so that the two means are independent.
+    others = np.stack(list(_gradients(model, images, reference, 1 if exact else draws, seed + 1)))
+    along = others.mean(axis=0)
+    random = np.random.default_rng(seed).normal(size=(8, len(along)))
+    directions = np.concatenate([[along], random * np.linalg.norm(along) / np.sqrt(len(along))])
+    tested = np.stack([directions @ g for g in _gradients(model, images, estimator or model.estimator, draws, seed)])
+    known = others @ directions.T
+    variance = tested.var(axis=0, ddof=1) / draws + (0.0 if exact else known.var(axis=0, ddof=1) / draws)
+    difference = tested.mean(axis=0) - known.mean(axis=0)
+    length = along @ along
+    # float32 leaves errors of about 1e-6 of the length, which are no bias.
+    z = float((np.abs(difference) / np.sqrt(variance + (1e-6 * length) ** 2)).max())
+    return {
+        "relative_bias": float(difference[0] / length),
+        "largest_z": z,
+        # Student's t, since the variances are estimates.
+        "p_value": float(min(1.0, 2 * scipy.stats.t.sf(z, draws - 1) * len(directions))),
+    }
+
+
+def code_statistics(model: DiscreteVAE, images) -> dict:
+    """How a whole data set uses the codes.
+
+    Args:
+        images: (n, H, W, C) in [0, 1], or a tf.data.Dataset of batches.
+
+    Returns:
+        active_units: entries of the posterior mean whose variance over the images exceeds 0.01 (Burda et al. 2016).
+        kl_per_unit: (units,) nats, the KL of each bit or Gaussian; for Categorical, (variables,), of each variable.
+        codes_used: different codes among the images' modes.
+        usage: Categorical: (variables, categories), the share of images in each category; Bernoulli: (units,), the
+            share of ones. Not for Gaussian latents.
+        perplexity: Categorical: (variables,), exp of the entropy of `usage`: how many categories are in use.
+    """
+    batches = images if isinstance(images, tf.data.Dataset) else [images]
+    latent, codes, means, kls = model.latent, [], [], []
+    for batch in batches:
+        batch = check_images(batch, model.image_shape)
+        logits = np.concatenate(
+            [model.encoder(batch[i : i + 1024], training=False) for i in range(0, len(batch), 1024)]
+        )
+        q = latent.posterior(logits)
+        codes.append(latent.codes(logits).numpy())
+        means.append(q.mean().numpy())
+        kls.append(latent.kl_per_unit(q).numpy())
+    codes, means = np.concatenate(codes), np.concatenate(means).astype(np.float64)
+    statistics = {
+        "active_units": int((means.var(axis=0) > 0.01).sum()),
+        "kl_per_unit": np.concatenate(kls).mean(axis=0),
+        "codes_used": len(np.unique(codes, axis=0)),
+    }
+    if latent.code_values == 2 and latent.code_units == latent.units:
+        statistics["usage"] = codes.mean(axis=0)
+    elif latent.code_values is not None:
+        usage = np.stack([np.bincount(column, minlength=latent.code_values) for column in codes.T]) / len(codes)
+        statistics["usage"] = usage
+        statistics["perplexity"] = np.exp(scipy.stats.entropy(usage, axis=1))
+    return statistics
+
+
+def clustering(codes, labels) -> dict[str, float]:
+    """How well codes, read as clusters, match labels.
+
+    Args:
+        codes: int (n,) or (n, units); equal rows are one cluster. labels: int (n,).
+
+    Returns:
+        accuracy: share of images whose label is the commonest of their cluster (purity).
+        matched_accuracy: the same where each label may be given to one cluster only (Hungarian matching).
+        nmi: normalised mutual information, 0 to 1.
+        classes_found: how many labels are the commonest of some cluster.
+        clusters: how many clusters there are.
+    """
+    labels = np.asarray(labels)
+    clusters = np.unique(np.asarray(codes).reshape(len(labels), -1), axis=0, return_inverse=True)[1].ravel()
+    table = metrics.cluster.contingency_matrix(labels, clusters)
+    rows, columns = scipy.optimize.linear_sum_assignment(table, maximize=True)
+    return {
+        "accuracy": float(table.max(axis=0).sum() / table.sum()),
+        "matched_accuracy": float(table[rows, columns].sum() / table.sum()),
+        "nmi": float(metrics.normalized_mutual_info_score(labels, clusters)),
+        "classes_found": len(np.unique(table.argmax(axis=0))),
+        "clusters": table.shape[1],
+    }
+
+
+def retrieval(codes, labels, query_codes, query_labels, top: int = 100) -> float:
+    """Mean average precision of Hamming-distance retrieval: the share of same-label images among the `top` nearest.
+
+    Args:
+        codes, labels: (n, bits) in {0, 1} and (n,), the data base. query_codes, query_labels: the queries.
+
+    Ties in distance are kept in the order of the data base.
+    """
+    codes, query_codes = np.float32(codes), np.float32(query_codes)
+    labels, query_labels = np.asarray(labels), np.asarray(query_labels)
+    precisions = []
+    for begin in range(0, len(query_codes), 256):
+        query = query_codes[begin : begin + 256]
+        # |a - b|^2 of bits is their Hamming distance.
+        distance = query.sum(1)[:, None] + codes.sum(1)[None] - 2 * query @ codes.T
+        nearest = np.argsort(distance, axis=1, kind="stable")[:, :top]
+        relevant = labels[nearest] == query_labels[begin : begin + 256, None]
+        precision = np.cumsum(relevant, axis=1) / np.arange(1, nearest.shape[1] + 1)
+        precisions.append((precision * relevant).sum(1) / np.maximum(1, relevant.sum(1)))
+    return float(np.concatenate(precisions).mean())
