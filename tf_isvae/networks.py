@@ -16,11 +16,20 @@ STRIDES = 2
 FILTERS = (32, 64, 64, 128)
 
 
-def _check_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
-    shape = tuple(image_shape)
-    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
-        raise ValueError(f"image_shape is {shape}; it must be three positive integers (height, width, channels).")
+def _check_sizes(image_shape: Sequence[int], units: int) -> tuple[int, int, int]:
+    """The image shape as a tuple, where all sizes are positive integers; ValueError otherwise."""
+    shape = tuple(image_shape) if isinstance(image_shape, Sequence) else ()
+    if len(shape) != 3 or not all(_is_size(n) for n in shape):
+        raise ValueError(
+            f"image_shape is {image_shape!r}; it must be three positive integers (height, width, channels)."
+        )
+    if not _is_size(units):
+        raise ValueError(f"units is {units!r}; it must be an integer of at least 1.")
     return shape
+
+
+def _is_size(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _grids(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
@@ -35,7 +44,7 @@ def dense_encoder(image_shape: Sequence[int], units: int, hidden: Sequence[int] 
     """Table 1, FC: flatten, Dense 1024 relu, Dense `units` linear."""
     return keras.Sequential(
         [
-            keras.Input(_check_shape(image_shape), name="images"),
+            keras.Input(_check_sizes(image_shape, units), name="images"),
             layers.Flatten(),
             *(layers.Dense(width, activation="relu") for width in hidden),
             layers.Dense(units, name="eta"),
@@ -46,7 +55,7 @@ def dense_encoder(image_shape: Sequence[int], units: int, hidden: Sequence[int] 
 
 def dense_decoder(units: int, image_shape: Sequence[int], hidden: Sequence[int] = (1024,)) -> keras.Model:
     """Table 1, FC: Dense 1024 relu, Dense H*W*C linear, reshaped to (H, W, C)."""
-    image_shape = _check_shape(image_shape)
+    image_shape = _check_sizes(image_shape, units)
     return keras.Sequential(
         [
             keras.Input((units,), name="z"),
@@ -62,7 +71,7 @@ def conv_encoder(image_shape: Sequence[int], units: int) -> keras.Model:
     """Table 1, CNN: four Conv 3x3 stride 2 relu (32, 64, 64, 128), flatten, Dense `units` linear."""
     return keras.Sequential(
         [
-            keras.Input(_check_shape(image_shape), name="images"),
+            keras.Input(_check_sizes(image_shape, units), name="images"),
             *(layers.Conv2D(n, 3, strides=STRIDES, padding="same", activation="relu") for n in FILTERS),
             layers.Flatten(),
             layers.Dense(units, name="eta"),
@@ -77,7 +86,7 @@ def conv_decoder(units: int, image_shape: Sequence[int]) -> keras.Model:
     The dense layer has `units` outputs, rounded up to fill the grid ("FC c, reshape" in the paper). Each transposed
     convolution gives exactly the grid that the encoder came from, so nothing is cropped.
     """
-    image_shape = _check_shape(image_shape)
+    image_shape = _check_sizes(image_shape, units)
     *grids, last = _grids(image_shape)
     channels = math.ceil(units / math.prod(last))
     upwards = []
