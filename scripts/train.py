@@ -27,6 +27,7 @@ def make_parser() -> command_line.Parser:
     add = parser.add_argument
     add("--model", help="fc_bvae, fc_cvae, cnn_bvae or cnn_cvae")
     add("--dataset", help="mnist, fashion_mnist, digits, another TFDS name, an .npz file or a folder of images")
+    add("--recipe", help="paper, or best: estimator, schedule and defaults of the options below")
     add("--latent-dim", type=int, help="bits or categories")
     add("--epochs", type=int)
     add("--batch-size", type=int)

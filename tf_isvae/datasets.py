@@ -394,7 +394,7 @@ def _arrays(name, images, labels) -> _Arrays:
         raise ValueError(f"{given}: it holds no images")
     if np.issubdtype(images.dtype, np.floating):
         low, high = images.min(), images.max()
-        if not np.isfinite(low + high):
+        if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError(f"{name} holds NaN or infinite values: pixels must be in [0, 1]")
         if low < 0 or high > 1:
             hint = "divide them by 255" if low >= 0 and high <= 255 else "scale them to it"
@@ -585,7 +585,7 @@ def _download(builder, name) -> None:
     # TFDS would retry for minutes before it gives up.
     hosts = {
         (url.hostname, url.port or (80 if url.scheme == "http" else 443))
-        for url in map(urllib.parse.urlparse, builder.url_infos)
+        for url in map(urllib.parse.urlparse, builder.url_infos or ())
         if url.hostname
     }
     for host, port in [] if urllib.request.getproxies() else sorted(hosts):

@@ -32,26 +32,57 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import datasets, files, plotting, zoo
-from tf_isvae.callbacks import NonFiniteLoss, StopOnNonFiniteLoss
+from tf_isvae import datasets, estimators, files, plotting, zoo
+from tf_isvae.callbacks import KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss
 from tf_isvae.model import DiscreteVAE
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 STRATEGIES = ("default", "mirrored")
+SCHEDULES = ("constant", "cosine")
 # A checkpoint is saved at the end of an epoch where that keeps all saving below this share of the training time,
 CHECKPOINT_SHARE = 0.01
 # and inside an epoch where the last one is older than this.
 SAVE_AFTER_SECONDS = 300
 
 
+# What a recipe fixes, unless a setting of the run says otherwise. `kl_start` and `kl_epochs` are those of
+# callbacks.KLAnnealing; the schedule "cosine" takes the learning rate to 0 at the end of the run.
+_PAPER = {
+    "estimator": "ImportanceSampling",
+    "epochs": 300,
+    "batch_size": 2048,
+    "learning_rate": 1e-3,
+    "schedule": "constant",
+    "kl_start": 1.0,
+    "kl_epochs": 0,
+    "precision": "float32",
+}
+_ANNEALED = {"estimator": "Enumerated", "schedule": "cosine", "kl_start": 30.0}
+RECIPES = {
+    # Section 6 of the paper, for all models.
+    "paper": dict.fromkeys(zoo.ARCHITECTURES, _PAPER),
+    "best": {
+        "fc_bvae": {**_PAPER, "estimator": "DisARM", "epochs": 150, "batch_size": 256, "schedule": "cosine"},
+        "cnn_bvae": {**_PAPER, "estimator": "DisARM", "epochs": 60, "batch_size": 256, "schedule": "cosine"},
+        "fc_cvae": {**_PAPER, **_ANNEALED, "epochs": 60, "kl_epochs": 30},
+        "cnn_cvae": {**_PAPER, **_ANNEALED, "epochs": 30, "kl_epochs": 15},
+    },
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The settings of a run. The defaults are the paper's.
+    """The settings of a run. The defaults are the paper's; None takes the recipe's value.
 
     model           a name of `zoo.build`
     dataset         what `datasets.load` takes: a name, an .npz file, or a folder of images
+    recipe          paper, or best: a row of RECIPES
     latent_dim      bits or categories; None: the paper's, 50 or 100
-    learning_rate   of Adam
+    estimator       the name of a class in `tf_isvae.estimators`
+    learning_rate   of Adam, at the beginning
+    schedule        of the learning rate: constant or cosine
+    kl_start        the weight of the KL term at the beginning, see callbacks.KLAnnealing
+    kl_epochs       epochs in which it falls to 1
     seed            fixes initial weights, order of the data, binarisation and noise
     precision       float32 or mixed_bfloat16
     strategy        default, or mirrored: every visible GPU, or every logical CPU device where there is no GPU
@@ -64,12 +95,17 @@ class Config:
 
     model: str = "fc_bvae"
     dataset: str = "mnist"
+    recipe: str = "paper"
     latent_dim: int | None = None
-    epochs: int = 300
-    batch_size: int = 2048
-    learning_rate: float = 1e-3
+    estimator: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    schedule: str | None = None
+    kl_start: float | None = None
+    kl_epochs: int | None = None
     seed: int = 0
-    precision: str = "float32"
+    precision: str | None = None
     strategy: str = "default"
     run_dir: str | None = None
     data_dir: str | None = None
@@ -79,15 +115,26 @@ class Config:
 
     def __post_init__(self):
         zoo.check_name(self.model)
-        for name, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+        self._check_one_of("recipe", tuple(RECIPES))
+        for name, value in RECIPES[self.recipe][self.model].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for name, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("kl_epochs", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least {minimum}.")
-        if not (isinstance(self.learning_rate, (int, float)) and 0 < self.learning_rate < float("inf")):
-            raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be a positive number.")
-        for name, accepted in (("precision", PRECISIONS), ("strategy", STRATEGIES)):
-            if getattr(self, name) not in accepted:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(accepted)}.")
+        for name in ("learning_rate", "kl_start"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value!r}; it must be a positive number.")
+        self._check_one_of("estimator", tuple(cls.__name__ for cls in estimators.Estimator.__subclasses__()))
+        self._check_one_of("schedule", SCHEDULES)
+        self._check_one_of("precision", PRECISIONS)
+        self._check_one_of("strategy", STRATEGIES)
+
+    def _check_one_of(self, name: str, accepted: tuple[str, ...]) -> None:
+        if getattr(self, name) not in accepted:
+            raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(accepted)}.")
 
 
 @contextlib.contextmanager
@@ -221,8 +268,17 @@ def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
             test_set = None
         with _strategy(config.strategy).scope():
             image_shape = tuple(train_set.element_spec.shape[1:])
-            model = zoo.build(config.model, image_shape, config.latent_dim, seed=config.seed)
-            model.compile(optimizer=keras.optimizers.Adam(config.learning_rate))
+            model = zoo.build(
+                config.model,
+                image_shape,
+                config.latent_dim,
+                estimator=getattr(estimators, config.estimator)(),
+                seed=config.seed,
+            )
+            rate = config.learning_rate
+            if config.schedule == "cosine":
+                rate = keras.optimizers.schedules.CosineDecay(rate, steps_per_epoch * config.epochs)
+            model.compile(optimizer=keras.optimizers.Adam(rate))
             model.optimizer.build(model.trainable_variables)
         run = Run(model, run_dir, steps_per_epoch)
         if checkpoint is not None:
@@ -230,7 +286,7 @@ def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
         if not resume:
             _begin_run_dir(run_dir, config)
         try:
-            run.fit(train_set, test_set, config.epochs)
+            run.fit(config, train_set, test_set)
         except NonFiniteLoss:
             run.save_model()
             raise
@@ -275,11 +331,16 @@ class Run(keras.callbacks.Callback):
         """How many steps have been taken since the run began."""
         return int(self.model.optimizer.iterations)
 
-    def fit(self, train_set: tf.data.Dataset, test_set: tf.data.Dataset | None, epochs: int) -> None:
+    def fit(self, config: Config, train_set: tf.data.Dataset, test_set: tf.data.Dataset | None) -> None:
         """Trains from the present step to the end; `train_set` holds all batches from there on."""
         self.began = self.saved = time.monotonic()
         self.save_seconds = 0.0
-        board = keras.callbacks.TensorBoard(self.run_dir / "tensorboard", write_graph=False)
+        callbacks = [
+            StopOnNonFiniteLoss(),
+            keras.callbacks.TensorBoard(self.run_dir / "tensorboard", write_graph=False),
+        ]
+        if config.kl_epochs:
+            callbacks.append(KLAnnealing(config.kl_start, config.kl_epochs))
 
         def fit(data, epoch, until, steps):
             self.model.fit(
@@ -288,7 +349,7 @@ class Run(keras.callbacks.Callback):
                 epochs=until,
                 steps_per_epoch=steps,
                 validation_data=test_set,
-                callbacks=[StopOnNonFiniteLoss(), board, self],
+                callbacks=[*callbacks, self],
                 verbose=1 if sys.stdout.isatty() else 2,
             )
 
@@ -298,8 +359,8 @@ class Run(keras.callbacks.Callback):
                 rest = self.steps_per_epoch - taken
                 fit(train_set.take(rest), epoch, epoch + 1, rest)
                 train_set, epoch = train_set.skip(rest), epoch + 1
-            if epoch < epochs:
-                fit(train_set, epoch, epochs, self.steps_per_epoch)
+            if epoch < config.epochs:
+                fit(train_set, epoch, config.epochs, self.steps_per_epoch)
 
     # --- as a Keras callback ------------------------------------------------------------------------------------
 
