@@ -16,6 +16,7 @@ from tf_isvae.latents import Latent
 CHUNK = 1024
 # log_likelihood sums over all codes where there are at most so many, and samples otherwise.
 MAX_ENUMERATED_CODES = 4096
+NO_WEIGHTS = "sample_weight or class_weight was given; DiscreteVAE weighs all images alike: leave it out."
 
 
 def check_images(images, image_shape: tuple[int, int, int], name: str = "images") -> np.ndarray:
@@ -87,6 +88,10 @@ class DiscreteVAE(keras.Model):
         self.decoder = decoder
         self.estimator = estimators.ImportanceSampling() if estimator is None else estimator
         self.likelihood = likelihoods.Bernoulli() if likelihood is None else likelihood
+        if not callable(self.estimator):
+            raise TypeError(f"estimator is {estimator!r}; it must be an object of tf_isvae.estimators.")
+        if not isinstance(self.likelihood, likelihoods.Likelihood):
+            raise TypeError(f"likelihood is {likelihood!r}; it must be an object of tf_isvae.likelihoods.")
         self.seed = random.randint(0, 2**31 - 1) if seed is None else int(seed)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.image_shape = tuple(encoder.input_shape[1:])
@@ -176,6 +181,8 @@ class DiscreteVAE(keras.Model):
         """
         self._check_first(x)
         self._check_first(kwargs.get("validation_data"), "validation images")
+        if kwargs.get("sample_weight") is not None or kwargs.get("class_weight") is not None:
+            raise ValueError(NO_WEIGHTS)
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # Keras would warn that it cannot shuffle a data set
         return super().fit(x, *args, **kwargs)
@@ -186,11 +193,25 @@ class DiscreteVAE(keras.Model):
             self._check_first(x)
         return super().evaluate(x, *args, **kwargs)
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Keras's step before `fit` under a strategy; here only the optimizer can be left to build.
+
+        Keras's own takes a batch out of the data for it, and fails where the replicas' shares of that batch differ.
+        """
+        if self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
     def _check_first(self, x, name: str = "images") -> None:
         if isinstance(x, tf.data.Dataset):
             x = next(iter(x.take(1)), None)
         if isinstance(x, (tuple, list)) and x:
             x = x[0]
+        if isinstance(x, dict):
+            raise TypeError(
+                f"{name} come as a dict of {', '.join(map(str, x))}; give images, or a data set of them or of "
+                "pairs (images, labels): map(lambda example: example['image']) for one from TFDS."
+            )
         if isinstance(x, (np.ndarray, tf.Tensor)):
             check_images(x, self.image_shape, name)
 
@@ -311,6 +332,10 @@ class DiscreteVAE(keras.Model):
                 f"codes have shape {codes.shape}; this model takes (n, {width}), as encode(images) gives them."
             )
         if values is None:
+            if not np.issubdtype(codes.dtype, np.number) or not np.isfinite(codes).all():
+                raise ValueError(
+                    f"codes of dtype {codes.dtype} are not all finite numbers; this model takes real ones."
+                )
             return codes.astype(np.float32)
         if not np.issubdtype(codes.dtype, np.integer) and codes.dtype != np.bool_:
             raise TypeError(f"codes have dtype {codes.dtype}; they must be integers from 0 to {values - 1}.")
@@ -350,7 +375,7 @@ def _stateless(seed: int) -> tf.Tensor:
 def _only_images(data):
     images, _, weights = keras.utils.unpack_x_y_sample_weight(data)
     if weights is not None:
-        raise ValueError("sample_weight was given; DiscreteVAE weighs all images alike: leave it out.")
+        raise ValueError(NO_WEIGHTS)
     return images
 
 
@@ -362,6 +387,13 @@ def _check_parts(encoder, latent, decoder) -> None:
             raise TypeError(f"{name} is {network!r}; it must be a keras.Model (Sequential or functional).")
         if not network.built:
             raise ValueError(f"{name} has no input shape yet; begin it with keras.Input(shape).")
+        if not all(isinstance(getattr(network, shape, None), tuple) for shape in ("input_shape", "output_shape")):
+            raise ValueError(
+                f"{name} is a {type(network).__name__} whose input and output shapes Keras does not know; "
+                "it must be a Sequential or functional model with one input and one output."
+            )
+    if len(encoder.input_shape) != 4 or None in encoder.input_shape[1:]:
+        raise ValueError(f"the encoder's input has shape {encoder.input_shape}; it must be (None, H, W, C).")
     expected = (
         ("encoder's output", encoder.output_shape[1:], (latent.encoder_units,)),
         ("decoder's input", decoder.input_shape[1:], (latent.units,)),
@@ -370,5 +402,3 @@ def _check_parts(encoder, latent, decoder) -> None:
     for what, given, wanted in expected:
         if tuple(given) != tuple(wanted):
             raise ValueError(f"the {what} has shape {tuple(given)}; with these parts it must be {tuple(wanted)}.")
-    if len(encoder.input_shape) != 4 or None in encoder.input_shape[1:]:
-        raise ValueError(f"the encoder's input has shape {encoder.input_shape}; it must be (None, H, W, C).")

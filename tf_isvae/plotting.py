@@ -18,6 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import IdentityTransform
 
+from tf_isvae import files
+
 # Column of the history, title of its panel, unit. The variance is that of a gradient in nats, hence squared.
 _PANELS = (
     ("loss", "negative ELBO", "nats per image"),
@@ -132,6 +134,33 @@ def compare_curves(
     figure.legend(*zip(*entries, strict=True), loc="outside lower center", ncols=across, frameon=False, borderaxespad=0)
     if title:
         figure.suptitle(title, fontsize=12, wrap=True)
+    _save(figure, path)
+
+
+def elbo_curves(results: Mapping[str, Sequence[Mapping[str, float]]], path: str | os.PathLike):
+    """Draws the training ELBO of several runs against steps and against seconds.
+
+    Args:
+      results: the name of each run, and its rows, each with `step`, `seconds` and `train_elbo` (nats per image).
+      path: the PNG to write, in a folder that exists.
+    """
+    path = _check_path(path)
+    figure = Figure(figsize=(9, 4), dpi=160, layout="constrained")
+    colours = _colours(len(results))
+    for axes, column in zip(figure.subplots(1, 2, sharey=True), ("step", "seconds"), strict=True):
+        for (label, rows), colour in zip(results.items(), colours, strict=True):
+            axes.plot(
+                [row[column] for row in rows],
+                [row["train_elbo"] for row in rows],
+                label=label,
+                color=colour,
+                marker=".",
+            )
+        axes.set_xlabel(column if column == "seconds" else "steps")
+        axes.set_ylabel("training ELBO, nats per image")
+        axes.grid(color="0.9", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
     _save(figure, path)
 
 
@@ -314,9 +343,5 @@ def _draw_line(axes: Axes, epochs: np.ndarray, values: np.ndarray, style: str | 
 
 
 def _save(figure: Figure, path: Path):
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=figure.dpi)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # there only if something went wrong
+    with files.whole(path) as temporary:
+        figure.savefig(temporary, dpi=figure.dpi)
