@@ -113,9 +113,7 @@ def test_each_reconstruction_stands_below_its_input(tmp_path, n, columns):
     assert len(rows) == 2 * -(-n // columns) and len(across) == min(n, columns)
     for i in range(n):
         left, right = across[i % columns]
-        for (top, bottom), image in zip(
-            rows[2 * (i // columns) :], (images[i], reconstructions[i]), strict=False
-        ):
+        for (top, bottom), image in zip(rows[2 * (i // columns) :], (images[i], reconstructions[i]), strict=False):
             np.testing.assert_array_equal(shrink(picture[top:bottom, left:right], 7, 5), as_bytes(image))
     # Each row has a label to its left.
     for top, bottom in rows:
@@ -166,9 +164,7 @@ def test_more_runs_than_named_colours(tmp_path):
 def test_numbers_that_cannot_be_drawn_are_left_out(tmp_path, bad):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plotting.training_curves(
-            history(3, loss=bad, val_kl=bad, gradient_variance=bad), tmp_path / "curves.png"
-        )
+        plotting.training_curves(history(3, loss=bad, val_kl=bad, gradient_variance=bad), tmp_path / "curves.png")
     assert has_colour(read(tmp_path / "curves.png"), BLUE)
 
 
@@ -176,18 +172,14 @@ def test_a_variance_that_falls_to_zero_at_once(tmp_path):
     variance = [1.0, 0.1] + [0.0] * 98  # positive only in the epochs that do not set the limits
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plotting.training_curves(
-            {"epoch": range(1, 101), "gradient_variance": variance}, tmp_path / "curves.png"
-        )
+        plotting.training_curves({"epoch": range(1, 101), "gradient_variance": variance}, tmp_path / "curves.png")
     assert has_colour(read(tmp_path / "curves.png")[:-80], BLUE)
 
 
 DRAW = {
     "training_curves": lambda path: plotting.training_curves(history(2), path),
     "compare_curves": lambda path: plotting.compare_curves({"a": history(2)}, path),
-    "reconstructions": lambda path: plotting.reconstructions(
-        np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)), path
-    ),
+    "reconstructions": lambda path: plotting.reconstructions(np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)), path),
     "image_grid": lambda path: plotting.image_grid(np.zeros((1, 2, 2, 1)), path),
 }
 

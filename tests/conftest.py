@@ -1,0 +1,47 @@
+"""What several test files share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def tfds_has(name):
+    folder = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
+    return any(Path(folder, name).glob("*/dataset_info.json"))
+
+
+@pytest.fixture
+def prepared():
+    """prepared(name) skips the test where TFDS has not prepared that data set."""
+
+    def check(name):
+        if not tfds_has(name):
+            pytest.skip(f"{name} is not prepared: set TFDS_DATA_DIR to a folder that has it")
+
+    return check
+
+
+@pytest.fixture
+def fresh_python():
+    """Runs code or a script in another process, at the root of the repository; returns the completed process."""
+
+    def run(*arguments, environment=None, timeout=100):
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}  # None removes a variable
+        variables = {name: value for name, value in variables.items() if value is not None}
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=ROOT,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

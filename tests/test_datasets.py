@@ -1,0 +1,855 @@
+"""datasets: every source against an independent reader, and an order that only the seed decides."""
+
+import hashlib
+import shutil
+import socket
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from tf_isvae import datasets
+
+
+def numbered(count, shape=(2, 3, 1)):
+    """Images that tell their own number: every pixel of image i holds i (below 65536), in two 8-bit pixels."""
+    numbers = np.arange(count)
+    images = np.zeros((count, *shape), np.uint8)
+    images[:, 0], images[:, 1] = (numbers // 256)[:, None, None], (numbers % 256)[:, None, None]
+    return images
+
+
+def numbers_of(batch):
+    pixels = np.rint(np.asarray(batch) * 255).astype(int)
+    return (pixels[:, 0, 0, 0] * 256 + pixels[:, 1, 0, 0]).tolist()
+
+
+def arrays(dataset):
+    """The batches as NumPy arrays, pairs as pairs."""
+    return list(dataset.as_numpy_iterator())
+
+
+def whole(dataset):
+    return np.concatenate(arrays(dataset))
+
+
+def same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def save_images(folder, images, suffix=".png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:05}{suffix}")
+    return folder
+
+
+@pytest.fixture
+def from_disk(monkeypatch):
+    """Makes every encoded source too large for memory."""
+    monkeypatch.setattr(datasets, "MEMORY_LIMIT", 0)
+
+
+@pytest.fixture(params=["memory", "disk"])
+def folder_of_60(request, tmp_path, monkeypatch):
+    if request.param == "disk":
+        monkeypatch.setattr(datasets, "MEMORY_LIMIT", 0)
+    return save_images(tmp_path / "images", numbered(60))
+
+
+@pytest.fixture(params=["memory", "disk"])
+def sixty(request, tmp_path, from_disk):
+    """60 numbered images: an array, or a folder that is read in every epoch."""
+    return numbered(60) if request.param == "memory" else save_images(tmp_path / "images", numbered(60))
+
+
+# --- Sources.
+
+
+def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8, 1) / 16).astype(np.float32)
+    test = np.arange(1797) % 5 == 0
+    for split, chosen, count in (("train", ~test, 1437), ("test", test, 360)):
+        ours, our_labels = arrays(datasets.load("digits", split, batch_size=2000, image_size=8, labels=True))[0]
+        assert ours.shape == (count, 8, 8, 1) and ours.dtype == np.float32 and our_labels.dtype == np.int32
+        np.testing.assert_array_equal(ours, images[chosen])
+        np.testing.assert_array_equal(our_labels, labels[chosen])
+
+
+def test_digits_are_enlarged_as_pil_does():
+    small = whole(datasets.load("digits", "test", batch_size=500, image_size=8))
+    large = whole(datasets.load("digits", "test", batch_size=500))
+    assert large.shape == (360, 28, 28, 1) and large.min() >= 0 and large.max() <= 1
+    for one, other in zip(small[:20, ..., 0], large[:20, ..., 0], strict=True):
+        np.testing.assert_allclose(Image.fromarray(one).resize((28, 28), Image.BILINEAR), other, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_tfds_agrees_with_its_own_reader(prepared, name):
+    prepared(name)
+    theirs = tfds.as_numpy(tfds.load(name, split="test", batch_size=-1, download=False))
+    ours = arrays(datasets.load(name, "test", batch_size=3000, labels=True))
+    assert [len(images) for images, _ in ours] == [3000, 3000, 3000, 1000]
+    images, labels = (np.concatenate(parts) for parts in zip(*ours, strict=True))
+    np.testing.assert_array_equal(images, theirs["image"] / np.float32(255))
+    np.testing.assert_array_equal(labels, theirs["label"])
+
+
+def test_tfds_slices_and_disk(prepared, from_disk):
+    prepared("mnist")
+    theirs = tfds.as_numpy(tfds.load("mnist", split="test[100:350]", batch_size=-1, download=False))
+    same(
+        [whole(datasets.load("mnist", "test[100:350]", batch_size=90))],
+        [theirs["image"] / np.float32(255)],
+    )
+    shuffled = datasets.load("mnist", "test[100:350]", batch_size=90, seed=3, labels=True)
+    images, labels = (np.concatenate(parts) for parts in zip(*arrays(shuffled), strict=True))
+    assert not np.array_equal(labels, theirs["label"])
+
+    def contents(images, labels):
+        return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+
+    assert contents(images, labels) == contents(theirs["image"] / np.float32(255), theirs["label"])
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 4), (7, 5, 4, 1), (7, 5, 4, 3), (7, 5, 4, 2), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
+def test_arrays(shape, dtype):
+    rng = np.random.default_rng(0)
+    given = rng.integers(0, 256, shape, np.uint8) if dtype == np.uint8 else rng.random(shape).astype(dtype)
+    dataset = datasets.load(given, batch_size=3)
+    expected = given / np.float32(255) if dtype == np.uint8 else given.astype(np.float32)
+    channels = shape[3] if len(shape) == 4 else 1
+    assert dataset.element_spec == tf.TensorSpec((None, *shape[1:3], channels), tf.float32)
+    np.testing.assert_array_equal(whole(dataset), expected.reshape(*shape[:3], channels))
+
+
+def test_all_256_grey_levels_are_exact():
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    images = whole(datasets.load(levels, batch_size=1))
+    np.testing.assert_array_equal(images.ravel(), np.arange(256, dtype=np.float32) / np.float32(255))
+    assert images.max() == 1
+
+
+def test_an_array_is_not_followed_after_load():
+    given = numbered(10)
+    dataset = datasets.load(given, batch_size=10)
+    given[:] = 0
+    assert numbers_of(whole(dataset)) == list(range(10))
+
+
+def test_npz_files(tmp_path):
+    train, test = numbered(7)[..., 0], numbered(4)[..., 0]
+    np.savez(tmp_path / "keras.npz", x_train=train, y_train=np.arange(7), x_test=test, y_test=np.arange(4) + 5)
+    np.savez_compressed(tmp_path / "named.npz", images=train, labels=np.arange(7, dtype=np.uint8), other=np.zeros(3))
+    np.savez(tmp_path / "single.npz", train)
+    for name, split, count, first in (("keras", "train", 7, 0), ("keras", "test", 4, 5), ("named", "train", 7, 0)):
+        for path in (tmp_path / f"{name}.npz", str(tmp_path / f"{name}.npz")):
+            images, labels = arrays(datasets.load(path, split, batch_size=9, labels=True))[0]
+            assert numbers_of(images) == list(range(count))
+            assert labels.tolist() == list(range(first, first + count)) and labels.dtype == np.int32
+    assert numbers_of(whole(datasets.load(tmp_path / "single.npz", batch_size=9))) == list(range(7))
+
+
+def test_folders(folder_of_60):
+    dataset = datasets.load(folder_of_60, batch_size=25)
+    assert dataset.element_spec == tf.TensorSpec((None, 2, 3, 1), tf.float32)
+    same([whole(dataset)], [numbered(60) / np.float32(255)])
+    assert [len(batch) for batch in dataset] == [25, 25, 10]
+
+
+def test_folders_with_splits_subfolders_and_other_files(tmp_path):
+    save_images(tmp_path / "train" / "a", numbered(3))
+    save_images(tmp_path / "train" / "b", numbered(2), ".PNG")
+    save_images(tmp_path / "test", numbered(4))
+    (tmp_path / "train" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / "._00000.png").write_text("no image either")
+    assert numbers_of(whole(datasets.load(tmp_path, batch_size=9))) == [0, 1, 2, 0, 1]
+    assert numbers_of(whole(datasets.load(str(tmp_path), "test", batch_size=9))) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_jpeg_and_the_kinds_of_png_agree_with_pil(tmp_path, monkeypatch, limit):
+    if limit is not None:
+        monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
+    y, x = np.mgrid[:16, :20]
+    colours = Image.fromarray(np.stack([8 * x, 9 * y, 4 * (x + y)], -1).astype(np.uint8))
+    kinds = {
+        "a.png": colours,
+        "b.png": colours.convert("RGBA"),
+        "c.png": colours.quantize(16),
+        "d.png": colours.convert("L"),
+        "e.png": colours.convert("LA"),
+        "f.jpg": colours,
+        "g.jpeg": colours.convert("L"),
+        "h.jpg": colours,
+    }
+    for name, image in kinds.items():
+        image.save(tmp_path / name, **({"progressive": True} if name == "h.jpg" else {}))
+    for channels, mode in ((1, "L"), (3, "RGB")):
+        ours = whole(datasets.load(tmp_path, batch_size=3, channels=channels)) * 255
+        for image, name in zip(ours, kinds, strict=True):
+            with Image.open(tmp_path / name) as file:
+                theirs = np.asarray(file.convert(mode), np.float32).reshape(16, 20, channels)
+            # PIL's luma rounds in another way, and JPEG decoders may differ by a level or two.
+            np.testing.assert_allclose(image, theirs, atol=3 if "jp" in name else 1, err_msg=name)
+
+
+@pytest.mark.parametrize("bits", [1, 16])
+def test_other_depths_of_grey(tmp_path, bits):
+    values = np.random.default_rng(0).integers(0, 2**bits, (9, 7)).astype(np.uint16)
+    Image.fromarray(values.astype(bool) if bits == 1 else values).save(tmp_path / "a.png")
+    ours = whole(datasets.load(tmp_path, batch_size=1))[0, ..., 0]
+    np.testing.assert_allclose(ours, values / (2**bits - 1), atol=0 if bits == 1 else 1 / 255)
+
+
+def test_memory(tmp_path, fresh_python):
+    """Folders larger than the limit do not fill the memory; iterators over an array in memory do not copy it.
+
+    600 MB of images (2,400 MB as floats) pass through a process that grows by less than half of that, and
+    ten iterators over 150 MB together take less than one copy.
+    """
+    Image.fromarray(np.zeros((500, 500, 3), np.uint8)).save(tmp_path / "0.png")
+    for i in range(1, 800):
+        (tmp_path / f"{i}.png").symlink_to(tmp_path / "0.png")
+    code = f"""
+import resource
+import numpy as np
+from tf_isvae import datasets
+datasets.MEMORY_LIMIT = 0
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+dataset = datasets.load({str(tmp_path)!r}, batch_size=2, seed=0)
+next(iter(dataset))
+before = peak()
+assert sum(len(batch) for batch in dataset) == 800
+print(peak() - before)
+dataset = datasets.load(np.ones((50_000, 32, 32, 3), np.uint8), batch_size=100, seed=0)
+next(iter(dataset))
+before = peak()
+iterators = [iter(dataset) for _ in range(10)]
+batches = [next(iterator) for iterator in iterators]
+print(peak() - before)
+"""
+    done = fresh_python("-c", code, environment={"CUDA_VISIBLE_DEVICES": "-1"})
+    assert done.returncode == 0, done.stderr
+    from_disk, from_memory = map(float, done.stdout.split())
+    assert from_disk < 300 and from_memory < 150, done.stdout
+
+
+# --- TFDS, with a data set of our own: in several files, and to be prepared.
+
+
+class TinyImages(tfds.core.GeneratorBasedBuilder):
+    """23 numbered images in "train", 4 in "test"; the label is the square of the number."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(2, 3, 3)), "label": tfds.features.ClassLabel(num_classes=1000)}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(23), "test": self._generate_examples(4)}
+
+    def _generate_examples(self, count):
+        for i, image in enumerate(numbered(count, (2, 3, 3))):
+            yield i, {"image": image, "label": i * i}
+
+
+class FailingImages(TinyImages):
+    def _generate_examples(self, count):
+        raise OSError("the archive is damaged\nat byte 17")
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder where TFDS has prepared TinyImages, in four files of unequal length."""
+    folder = tmp_path_factory.mktemp("tfds")
+    TinyImages(data_dir=folder).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=4))
+    assert len(list(folder.rglob("*train*.tfrecord*"))) == 4
+    return folder
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+@pytest.mark.parametrize("split", ["train", "train[3:20]", "train[20:]+test"])
+def test_tfds_in_several_files(tiny, monkeypatch, limit, split):
+    if limit is not None:
+        monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
+        monkeypatch.setattr(datasets, "SHUFFLE_BUFFER", 8)  # several windows
+    one_file_after_the_other = tfds.ReadConfig(interleave_cycle_length=1)
+    stored = tfds.load("tiny_images", split=split, data_dir=tiny, read_config=one_file_after_the_other)
+    expected = [int(example["label"]) for example in stored]
+
+    def labels_of(dataset):
+        images, labels = (np.concatenate(parts) for parts in zip(*arrays(dataset), strict=True))
+        assert (np.square(numbers_of(images)) == labels).all()
+        return labels.tolist()
+
+    given = {"data_dir": tiny, "batch_size": 5, "labels": True}
+    assert labels_of(datasets.load("tiny_images", split, **given)) == expected
+    epochs = datasets.load("tiny_images", split, **given, seed=0, epochs=3)
+    orders = [tuple(order) for order in np.reshape(labels_of(epochs), (3, -1))]
+    assert [sorted(order) for order in orders] == [sorted(expected)] * 3 and len(set(orders)) == 3
+    for start in (1, len(expected) // 5 + 2):
+        rest = datasets.load("tiny_images", split, **given, seed=0, epochs=3, start=start)
+        for ours, theirs in zip(arrays(rest), arrays(epochs)[start:], strict=True):
+            same(ours, theirs)
+
+
+def test_tfds_prepares_what_is_missing(tmp_path):
+    folder = tmp_path / "not yet made"
+    dataset = datasets.load("tiny_images", "test", batch_size=9, data_dir=folder)
+    assert sorted(numbers_of(whole(dataset))) == [0, 1, 2, 3]
+    assert [path.name for path in folder.iterdir()] == ["tiny_images"]  # no downloads, nothing half prepared
+
+
+def test_a_failed_preparation_leaves_nothing(tmp_path):
+    refused(ConnectionError, "the archive is damaged", source="failing_images", data_dir=tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_tfds_files(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "copy")
+    victim = sorted(folder.rglob("*train*.tfrecord*"))[1]
+    for damaged in (victim.read_bytes()[:-5], b""):  # an empty file is a whole one, of no records
+        victim.write_bytes(damaged)
+        refused(
+            ValueError, "tiny_images", "prepare" if damaged == b"" else "repair", source="tiny_images", data_dir=folder
+        )
+
+
+def test_mnist_is_loaded_without_warnings(prepared, fresh_python):
+    prepared("mnist")
+    code = """
+import sys
+from tf_isvae import datasets
+print("loads", file=sys.stderr)
+for images in datasets.load("mnist", "test", batch_size=1000, seed=0):
+    pass
+"""
+    done = fresh_python("-c", code)
+    assert done.returncode == 0 and done.stderr.endswith("loads\n"), done.stderr
+
+
+# --- Sizes and channels.
+
+
+@pytest.mark.parametrize("size, expected", [(14, (14, 14)), ((40, 10), (40, 10)), ([28, 28], (28, 28))], ids=str)
+def test_resizing_agrees_with_pil(size, expected):
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
+    ours = datasets.load(images, batch_size=5, image_size=size)
+    assert ours.element_spec.shape == (None, *expected, 1)
+    theirs = [Image.fromarray(image).resize(expected[::-1], Image.BILINEAR) for image in images]
+    # Both round to a level, PIL after each of its two passes.
+    difference = whole(ours)[..., 0] * 255 - np.stack(theirs)
+    assert np.abs(difference).max() < 1.01
+    # Cutting the fraction off would be half a level on average, the two ways to round a tie a quarter at most.
+    assert abs(difference.mean()) < 0.25
+
+
+def test_floats_stay_within_0_and_1_when_resized():
+    images = np.ones((2, 9, 7), np.float32)
+    resized = whole(datasets.load(images, batch_size=2, image_size=(31, 3)))
+    assert resized.max() <= 1
+    np.testing.assert_allclose(resized, 1, atol=1e-6)
+
+
+def test_channels():
+    colours = np.random.default_rng(0).random((6, 4, 5, 3)).astype(np.float32)
+    grey = whole(datasets.load(colours, batch_size=6, channels=1))
+    np.testing.assert_allclose(grey[..., 0], colours @ np.float32([0.299, 0.587, 0.114]), atol=2e-4)
+    three = whole(datasets.load(grey, batch_size=6, channels=3))
+    same([three], [np.repeat(grey, 3, -1)])
+    same([whole(datasets.load(colours, batch_size=6, channels=3))], [colours])
+
+
+def test_images_of_different_sizes(tmp_path):
+    save_images(tmp_path / "a", numbered(1))
+    save_images(tmp_path / "b", numbered(1, (4, 5, 1)))
+    with pytest.raises(ValueError, match=r"00000\.png \(2, 3\).*00000\.png \(4, 5\).*image_size") as error:
+        datasets.load(tmp_path, batch_size=2)
+    assert str(tmp_path / "a" / "00000.png") in str(error.value) and str(tmp_path / "b" / "00000.png") in str(
+        error.value
+    )
+    assert whole(datasets.load(tmp_path, batch_size=2, image_size=6)).shape == (2, 6, 6, 1)
+
+
+# --- Order.
+
+
+def test_without_a_seed_the_order_is_the_sources(sixty):
+    dataset = datasets.load(sixty, batch_size=7)
+    for _ in range(2):
+        assert numbers_of(whole(dataset)) == list(range(60))
+
+
+def test_each_epoch_is_a_new_permutation_decided_by_the_seed(sixty):
+    dataset = datasets.load(sixty, batch_size=7, seed=5)
+    epochs = [numbers_of(whole(dataset)) for _ in range(4)]
+    assert all(sorted(epoch) == list(range(60)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4  # two of 60! orders
+    again = datasets.load(sixty, batch_size=7, seed=5)
+    assert [numbers_of(whole(again)) for _ in range(4)] == epochs
+    other_batches = datasets.load(sixty, batch_size=60, seed=5)
+    assert [numbers_of(whole(other_batches)) for _ in range(4)] == epochs
+    assert numbers_of(whole(datasets.load(sixty, batch_size=7, seed=6))) not in epochs
+
+
+def test_epochs_of_fit_are_new_permutations():
+    """Keras begins a new iteration for each epoch, and so gets a new order."""
+    import keras
+
+    seen = []
+
+    class Model(keras.Model):
+        def train_step(self, images):
+            tf.py_function(lambda batch: seen.append(numbers_of(batch)), [images], [])
+            return {"loss": tf.constant(0.0)}
+
+    model = Model()
+    model.compile(run_eagerly=True)
+    model.fit(datasets.load(numbered(12), batch_size=12, seed=0), epochs=3, verbose=0)
+    seen = seen[-3:]
+    assert [sorted(epoch) for epoch in seen] == [list(range(12))] * 3
+    assert len({tuple(epoch) for epoch in seen}) == 3
+
+
+def test_the_order_is_the_same_in_another_process_whatever_the_global_seed(fresh_python, tmp_path):
+    np.save(tmp_path / "images.npy", numbered(500))
+    code = f"""
+import hashlib, sys
+import numpy as np, tensorflow as tf
+from tf_isvae import datasets
+tf.random.set_seed(4)
+dataset = datasets.load(np.load({str(tmp_path / "images.npy")!r}), batch_size=100, seed=1, binarize="dynamic")
+print(hashlib.sha256(b"".join(b.tobytes() for _ in range(2) for b in dataset.as_numpy_iterator())).hexdigest())
+print("tensorflow_datasets" in sys.modules)
+"""
+    tf.random.set_seed(3)
+    dataset = datasets.load(numbered(500), batch_size=100, seed=1, binarize="dynamic")
+    here = b"".join(batch.tobytes() for _ in range(2) for batch in dataset.as_numpy_iterator())
+    done = fresh_python("-c", code, environment={"CUDA_VISIBLE_DEVICES": "-1"})
+    assert done.returncode == 0, done.stderr
+    there, imported = done.stdout.split()
+    assert there == hashlib.sha256(here).hexdigest()
+    assert imported == "False"  # importing TFDS takes a second, which users of other sources need not spend
+
+
+def test_tfds_order_from_disk_does_not_depend_on_the_global_seed(prepared, from_disk, monkeypatch):
+    prepared("mnist")
+    monkeypatch.setattr(datasets, "SHUFFLE_BUFFER", 150)
+
+    def two_epochs(global_seed):
+        tf.random.set_seed(global_seed)
+        dataset = datasets.load("mnist", "test[:400]", batch_size=400, seed=2)
+        return [whole(dataset), whole(dataset)]
+
+    first, second = two_epochs(1), two_epochs(2)
+    same(first, second)
+    assert not np.array_equal(*first)
+
+
+def test_every_order_is_equally_likely():
+    """chi^2 over the 24 orders of 4 images in 2,400 epochs: fails with probability 1e-6 if they are uniform."""
+    dataset = datasets.load(numbered(4), batch_size=4, seed=0, epochs=2400)
+    orders = [tuple(numbers_of(batch)) for batch in arrays(dataset)]
+    counts = [orders.count(order) for order in set(orders)]
+    assert len(counts) == 24
+    assert sum((count - 100) ** 2 / 100 for count in counts) < 70.5  # chi^2, 23 degrees of freedom
+
+
+# --- Resuming.
+
+
+RESUMABLE = [
+    {},
+    {"seed": 0},
+    {"seed": 7, "binarize": "static"},
+    {"seed": 7, "binarize": "dynamic"},
+]
+
+
+@pytest.mark.parametrize("arguments", RESUMABLE, ids=str)
+def test_a_resumed_run_sees_the_same_batches(sixty, arguments):
+    def run(start=0):
+        return datasets.load(sixty, batch_size=25, epochs=4, start=start, **arguments)
+
+    uninterrupted = arrays(run())
+    assert len(uninterrupted) == 12 and int(run().cardinality()) == 12
+    for start in (2, 6, 100):
+        assert int(run(start).cardinality()) == max(0, 12 - start)
+        same(arrays(run(start)), uninterrupted[start:])
+    # The data set of one epoch passes through the same epochs, one an iteration.
+    one = datasets.load(sixty, batch_size=25, **arguments)
+    assert int(one.cardinality()) == 3
+    same(arrays(one) + arrays(one) + arrays(one) + arrays(one), uninterrupted)
+
+
+@pytest.mark.parametrize("binarize", [None, "static", "dynamic"])
+def test_a_resumed_run_sees_the_same_batches_of_tfds_from_disk(prepared, from_disk, monkeypatch, binarize):
+    prepared("mnist")
+    monkeypatch.setattr(datasets, "SHUFFLE_BUFFER", 64)
+
+    def run(start=0):
+        arguments = {"seed": 1, "binarize": binarize, "labels": True}
+        return datasets.load("mnist", "test[:250]", batch_size=100, epochs=3, start=start, **arguments)
+
+    uninterrupted = arrays(run())
+    assert len(uninterrupted) == 9
+    for start in (1, 5):
+        for ours, theirs in zip(arrays(run(start)), uninterrupted[start:], strict=True):
+            same(ours, theirs)
+
+
+def test_images_keep_their_labels(tmp_path):
+    np.savez(tmp_path / "a.npz", images=numbered(300), labels=np.arange(300))
+    dataset = datasets.load(tmp_path / "a.npz", batch_size=70, seed=0, labels=True)
+    assert dataset.element_spec[1] == tf.TensorSpec((None,), tf.int32)
+    for images, labels in arrays(dataset):
+        assert numbers_of(images) == labels.tolist()
+
+
+# --- Binarisation.
+
+
+@pytest.mark.parametrize("binarize", ["static", "dynamic"])
+@pytest.mark.parametrize("source", ["memory", "disk"])
+def test_draws_have_the_grey_value_as_their_mean(tmp_path, monkeypatch, binarize, source):
+    """Each of 256 grey levels 4,000 times: its mean is within 5.5 standard errors, 256 times 4e-8 to fail."""
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    if source == "memory":
+        given = np.repeat(levels, 4000, 0)
+    else:
+        monkeypatch.setattr(datasets, "MEMORY_LIMIT", 0)
+        # The draws of equal files differ too if their paths do.
+        given = save_images(tmp_path / "images", np.repeat(levels.repeat(4, 1).repeat(4, 2), 250, 0))
+    images = whole(datasets.load(given, batch_size=1000, binarize=binarize))
+    assert set(np.unique(images)) == {0, 1} and images.dtype == np.float32
+    if source == "disk":
+        images = images.reshape(250, 16, 4, 16, 4, 1).transpose(0, 2, 4, 1, 3, 5).reshape(4000, 16, 16, 1)
+    mean, expected = images.mean(0).ravel(), levels.ravel() / 255
+    assert (mean[0], mean[-1]) == (0, 1)
+    # 2^-16 is what 16 bits of noise may be off.
+    assert (np.abs(mean - expected) <= 5.5 * np.sqrt(expected * (1 - expected) / 4000) + 2**-16).all()
+
+
+def test_black_and_white_are_never_drawn_otherwise():
+    """2 million draws of 16 bits: one wrong value of the 65,536 would show with probability 1 - 1e-13."""
+    images = np.stack([np.zeros((1400, 1400)), np.ones((1400, 1400))])
+    for binarize in ("static", "dynamic"):
+        black, white = whole(datasets.load(images, batch_size=2, binarize=binarize))
+        assert black.max() == 0 and white.min() == 1
+
+
+@pytest.mark.parametrize("source", ["memory", "disk"])
+def test_pixels_images_and_epochs_are_drawn_independently(tmp_path, monkeypatch, source):
+    """Correlations of about 10,000 to 90,000 pairs of fair bits: 6 standard errors, 2e-9 each to fail."""
+    if source == "disk":
+        monkeypatch.setattr(datasets, "MEMORY_LIMIT", 0)
+        given = save_images(tmp_path / "images", np.full((100, 30, 30, 1), 128, np.uint8))
+    else:
+        given = np.full((100, 30, 30, 1), 0.5, np.float32)
+
+    def correlation(one, other):
+        one, other = one.ravel() - one.mean(), other.ravel() - other.mean()
+        return abs(np.mean(one * other)) / (one.std() * other.std()) * np.sqrt(one.size)
+
+    dynamic = datasets.load(given, batch_size=32, binarize="dynamic")
+    one, other = whole(dynamic), whole(dynamic)
+    static = whole(datasets.load(given, batch_size=32, binarize="static"))
+    reseeded = whole(datasets.load(given, batch_size=32, binarize="static", image_size=30, seed=1))
+    for a, b in [(one, other), (one, static), (static, reseeded)]:
+        assert correlation(a, b) < 6
+    for images in (one, static):
+        assert correlation(images[:-1], images[1:]) < 6
+        assert correlation(images[:32], images[32:64]) < 6
+        assert correlation(images[:, :-1], images[:, 1:]) < 6
+        assert correlation(images[:, :, :-1], images[:, :, 1:]) < 6
+
+
+def test_static_draws_stay_with_their_image(folder_of_60):
+    """Image i is drawn alike in every epoch, in any order and in batches of any size."""
+    Image.fromarray(np.full((2, 3), 128, np.uint8)).save(folder_of_60 / "00000.png")
+
+    def rows(dataset):
+        return sorted(image.tobytes() for image in whole(dataset))
+
+    dataset = datasets.load(folder_of_60, batch_size=7, seed=4, binarize="static")
+    first = rows(dataset)
+    assert rows(dataset) == first
+    assert rows(datasets.load(folder_of_60, batch_size=60, seed=4, binarize="static")) == first
+
+
+def test_no_seed_draws_as_seed_0():
+    images = np.full((50, 9, 9), 0.5, np.float32)
+    for binarize in ("static", "dynamic"):
+        first, second = (datasets.load(images, batch_size=20, binarize=binarize) for _ in range(2))
+        same(arrays(first), arrays(second))
+    static = {datasets.load(images, batch_size=50, binarize="static", seed=s) and s for s in (None, 0)}
+    assert static == {None, 0}
+
+
+# --- Under tf.data and tf.distribute.
+
+
+def test_two_replicas_see_every_image_once_per_epoch(fresh_python):
+    code = """
+import sys; sys.path.insert(0, "tests")
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from test_datasets import numbered, numbers_of
+from tf_isvae import datasets
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+def load():
+    return datasets.load(numbered(301), batch_size=40, seed=0)
+plain = load()
+expected = [[numbers_of(batch) for batch in plain] for _ in range(3)]
+with strategy.scope():
+    inside = load()
+for dataset in (load(), inside):
+    distributed = strategy.experimental_distribute_dataset(dataset)
+    for epoch in expected:
+        parts = [strategy.experimental_local_results(batch) for batch in distributed]
+        assert [len(p) for p in parts] == [2] * 8
+        seen = [sum((numbers_of(x) for x in p if len(x)), []) for p in parts]
+        assert seen == epoch, (seen, epoch)
+print("equal")
+"""
+    done = fresh_python("-c", code, environment={"CUDA_VISIBLE_DEVICES": "-1"})
+    assert done.stdout.strip() == "equal", done.stderr
+
+
+# --- Bad input: one line that says what was given, what is accepted, and what to do.
+
+
+def refused(kind, *parts, source=None, **arguments):
+    if source is None:
+        source = np.zeros((4, 5, 6), np.uint8)
+    with pytest.raises(kind) as error:
+        datasets.load(source, **{"batch_size": 2, **arguments})
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 500, text
+    for part in parts:
+        assert str(part) in text, text
+    return error.value
+
+
+@pytest.mark.parametrize(
+    "arguments, kind, parts",
+    [
+        ({"batch_size": 0}, ValueError, ["batch_size=0", "at least 1"]),
+        ({"batch_size": -3}, ValueError, ["batch_size=-3"]),
+        ({"batch_size": 2.0}, TypeError, ["batch_size=2.0", "integer"]),
+        ({"batch_size": True}, TypeError, ["batch_size=True", "integer"]),
+        ({"batch_size": "8"}, TypeError, ["batch_size='8'", "integer"]),
+        ({"seed": -1}, ValueError, ["seed=-1", "at least 0"]),
+        ({"seed": 1.5}, TypeError, ["seed=1.5", "integer"]),
+        ({"seed": 2**63}, ValueError, ["below 2^63"]),
+        ({"epochs": 0}, ValueError, ["epochs=0", "at least 1"]),
+        ({"epochs": 3, "start": -1}, ValueError, ["start=-1", "at least 0"]),
+        ({"start": 1}, ValueError, ["start=1", "epochs"]),
+        ({"binarize": "yes"}, ValueError, ["binarize='yes'", "static", "dynamic"]),
+        ({"binarize": True}, ValueError, ["binarize=True", "static"]),
+        ({"channels": 2}, ValueError, ["channels=2", "1 (grey), 3 (RGB)"]),
+        ({"channels": True}, ValueError, ["channels=True"]),
+        ({"image_size": 0}, ValueError, ["image_size=0", "at least 1"]),
+        ({"image_size": (28,)}, ValueError, ["image_size=(28,)", "(H, W)"]),
+        ({"image_size": (28, 28, 1)}, ValueError, ["(H, W)"]),
+        ({"image_size": 28.0}, TypeError, ["image_size=28.0", "integer"]),
+        ({"split": None}, TypeError, ["split=None", "train"]),
+        ({"split": "test"}, datasets.NoSuchSplit, ["'test'", '"train"']),
+        ({"labels": True}, ValueError, ["labels=True", "no labels"]),
+    ],
+    ids=str,
+)
+def test_bad_arguments(arguments, kind, parts):
+    refused(kind, *parts, **arguments)
+
+
+def test_numpy_integers_are_integers():
+    dataset = datasets.load(numbered(5), batch_size=np.int64(2), seed=np.int32(1), image_size=(np.int16(2), 3))
+    assert int(dataset.cardinality()) == 3
+
+
+@pytest.mark.parametrize(
+    "array, parts",
+    [
+        (np.zeros((3, 4), np.uint8), ["(3, 4)", "(n, H, W)"]),
+        (np.zeros((3, 4, 5, 1, 1), np.uint8), ["(3, 4, 5, 1, 1)", "(n, H, W, C)"]),
+        (np.zeros((0, 4, 5), np.uint8), ["(0, 4, 5)", "no images"]),
+        (np.zeros((3, 4, 0), np.uint8), ["(3, 4, 0)", "no images"]),
+        (np.zeros((3, 4, 5), np.int64), ["int64", "uint8 in 0..255"]),
+        (np.zeros((3, 4, 5), bool), ["bool", "uint8 in 0..255"]),
+        (np.zeros((3, 4, 5), complex), ["complex128", "uint8 in 0..255"]),
+        (np.full((3, 4, 5), np.nan), ["NaN", "[0, 1]"]),
+        (np.where(np.arange(60).reshape(3, 4, 5) == 59, np.inf, 0.5), ["infinite", "[0, 1]"]),
+        (np.full((3, 4, 5), 255.0), ["255", "divide them by 255"]),
+        (np.full((3, 4, 5), 256.0), ["256", "scale them"]),
+        (np.full((3, 4, 5), -0.1), ["-0.1", "scale them"]),
+        (np.full((3, 4, 5), 1.000001), ["1.000001", "[0, 1]"]),
+    ],
+    ids=lambda value: f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else "",
+)
+def test_bad_arrays(array, parts):
+    refused(ValueError, *parts, source=array)
+
+
+@pytest.mark.parametrize("source", [3, [[1, 2]], {"a": 1}, b"mnist"], ids=str)
+def test_bad_sources(source):
+    refused(TypeError, type(source).__name__, "NumPy array", "folder", source=source)
+
+
+def test_four_channels_cannot_be_converted():
+    refused(ValueError, "channels=1", "4 channels", source=np.zeros((2, 3, 3, 4), np.uint8), channels=1)
+
+
+def test_bad_npz_files(tmp_path):
+    good = tmp_path / "good.npz"
+    np.savez(good, images=numbered(100), labels=np.arange(100))
+    data = good.read_bytes()
+    bad = tmp_path / "bad.npz"
+    for damaged in (data[: len(data) // 2], data[:100], b"", b"no zip archive", data[:200] + b"\0" * 50 + data[250:]):
+        bad.write_bytes(damaged)
+        refused(ValueError, bad, "not a whole .npz file", source=bad)
+    np.savez(bad, first=numbered(2), second=numbered(2))
+    refused(ValueError, bad, "first", "second", "x_train", source=bad)
+    np.savez(bad, x_train=numbered(2))
+    refused(datasets.NoSuchSplit, bad, "'test'", '"train"', source=bad, split="test")
+    np.savez(bad, images=numbered(2), labels=np.arange(3))
+    refused(ValueError, bad, "(3,)", "2 images", source=bad, labels=True)
+    np.savez(bad, images=numbered(2))
+    refused(ValueError, bad, "no labels", source=bad, labels=True)
+
+
+def test_npz_files_are_never_unpickled(tmp_path):
+    touched = tmp_path / "touched"
+
+    class Malicious:
+        def __reduce__(self):
+            return (open, (str(touched), "w"))
+
+    np.savez(tmp_path / "bad.npz", images=np.array([Malicious()], dtype=object), allow_pickle=True)
+    refused(ValueError, source=tmp_path / "bad.npz")
+    assert not touched.exists()
+
+
+def test_paths_that_do_not_exist(tmp_path):
+    for missing in (tmp_path / "none", str(tmp_path / "none"), "./none", "none.npz", "~/none-of-this-name"):
+        refused(FileNotFoundError, "none", "does not exist", source=missing)
+    (tmp_path / "a.txt").write_text("a")
+    refused(ValueError, tmp_path / "a.txt", ".npz", "folder", source=tmp_path / "a.txt")
+
+
+def test_bad_folders(tmp_path):
+    refused(ValueError, tmp_path, "no images", ".png", source=tmp_path)
+    save_images(tmp_path, numbered(3))
+    refused(datasets.NoSuchSplit, tmp_path, "'test'", '"train"', source=tmp_path, split="test")
+    refused(ValueError, tmp_path, "no labels", source=tmp_path, labels=True)
+    Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "colour.png")
+    refused(ValueError, tmp_path / "colour.png", "(3,)", "(1,)", "channels=1 or 3", source=tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "no header", "half", "wrong checksum"])
+def test_a_broken_image_is_named(tmp_path, damage):
+    rng = np.random.default_rng(0)
+    save_images(tmp_path, rng.integers(0, 256, (5, 30, 30, 1), np.uint8))
+    broken = tmp_path / "00003.png"
+    data = broken.read_bytes()
+    broken.write_bytes(
+        {
+            "empty": b"",
+            "text": b"not an image",
+            "no header": data[:12],
+            "half": data[: len(data) // 2],
+            "wrong checksum": data[:60] + bytes(20) + data[80:],
+        }[damage]
+    )
+    refused(ValueError, broken, "cannot be decoded", source=tmp_path)
+
+
+def test_a_broken_image_is_named_when_it_is_read_from_disk(tmp_path, from_disk):
+    rng = np.random.default_rng(0)
+    save_images(tmp_path, rng.integers(0, 256, (5, 30, 30, 1), np.uint8))
+    broken = tmp_path / "00003.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="00003.png cannot be decoded"):
+        arrays(datasets.load(tmp_path, batch_size=2))
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_half_a_jpeg_is_named(tmp_path, monkeypatch, limit):
+    if limit is not None:
+        monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
+    rng = np.random.default_rng(0)
+    save_images(tmp_path, rng.integers(0, 256, (3, 40, 50, 3), np.uint8), ".jpg")
+    broken = tmp_path / "00001.jpg"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="00001.jpg cannot be decoded"):
+        arrays(datasets.load(tmp_path, batch_size=2))
+
+
+def test_a_png_of_absurd_size_is_an_error(tmp_path):
+    """A header that promises 100,000 x 100,000 pixels must neither crash the process nor fill its memory."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(bytes(10)))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b""))
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="a.png"):
+        arrays(datasets.load(tmp_path, batch_size=1, image_size=8))
+
+
+@pytest.mark.parametrize("name, near", [("mnits", "mnist"), ("digit", "digits"), ("fashion-mnist", "fashion_mnist")])
+def test_unknown_names_get_near_ones(name, near, tmp_path):
+    refused(ValueError, repr(name), "Did you mean", f'"{near}"', source=name, data_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "no such data set", "mnist:9.9.9", "mnist/config"])
+def test_other_bad_names(name, tmp_path):
+    refused(ValueError, repr(name), source=name, data_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_sets_without_images(tmp_path):
+    refused(ValueError, "imdb_reviews", "no 8-bit images", source="imdb_reviews", data_dir=tmp_path)
+
+
+def test_splits_that_a_named_source_lacks(prepared):
+    refused(datasets.NoSuchSplit, "digits", "'validation'", '"train" and "test"', source="digits", split="validation")
+    prepared("mnist")
+    refused(datasets.NoSuchSplit, "mnist", "'validation'", '"train" and "test"', source="mnist", split="validation")
+
+
+def test_a_failed_download_is_quick_clear_and_leaves_nothing(tmp_path, monkeypatch, capfd):
+    """Where no name can be resolved, as on a machine without a network."""
+
+    def offline(*args, **kwargs):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    for scheme in ("http", "https", "all"):
+        monkeypatch.delenv(f"{scheme}_proxy", raising=False)
+        monkeypatch.delenv(f"{scheme}_proxy".upper(), raising=False)
+    began = time.monotonic()
+    folder = tmp_path / "data"
+    advice = ("TFDS_DATA_DIR", '"digits"', "cannot be reached")
+    refused(ConnectionError, "mnist", folder, *advice, source="mnist", data_dir=folder)
+    assert time.monotonic() - began < 20
+    assert not folder.exists()
+    assert "Traceback" not in "".join(capfd.readouterr())

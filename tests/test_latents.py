@@ -1,0 +1,341 @@
+"""latents: densities, KL, samples and codes, against TFP in float64 and sums over every z."""
+
+import itertools
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_isvae import BernoulliLatent, CategoricalLatent, DiscreteVAE, GaussianLatent, networks
+
+tfd = tfp.distributions
+
+BUILDERS = {
+    "bits": lambda: BernoulliLatent(3),
+    "one bit": lambda: BernoulliLatent(1),
+    "category": lambda: CategoricalLatent(5),
+    "categories": lambda: CategoricalLatent(3, variables=2),
+    "one category": lambda: CategoricalLatent(1),
+    "binary categories": lambda: CategoricalLatent(2, variables=3),
+}
+
+
+@pytest.fixture(params=list(BUILDERS))
+def latent(request):
+    return BUILDERS[request.param]()
+
+
+@pytest.fixture(params=[*BUILDERS, "gaussian"])
+def any_latent(request):
+    return GaussianLatent(3) if request.param == "gaussian" else BUILDERS[request.param]()
+
+
+def random_eta(latent, batch=4, scale=2.0):
+    return np.random.default_rng(0).normal(scale=scale, size=(batch, latent.encoder_units)).astype(np.float32)
+
+
+def every_z(latent):
+    if isinstance(latent, BernoulliLatent):
+        return np.array(list(itertools.product((0.0, 1.0), repeat=latent.units)))
+    one_hots = itertools.product(np.eye(latent.categories), repeat=latent.num_variables)
+    return np.array([np.concatenate(z) for z in one_hots])
+
+
+def log_q(latent, eta):
+    """log q(z) for every z, in float64 NumPy: (z, batch)."""
+    eta = eta.astype(np.float64)
+    z = every_z(latent)
+    if isinstance(latent, BernoulliLatent):
+        return z @ eta.T - np.logaddexp(0, eta).sum(1)
+    blocks = eta.reshape(len(eta), latent.num_variables, latent.categories)
+    log_softmax = blocks - np.log(np.exp(blocks).sum(-1, keepdims=True))
+    return z @ log_softmax.reshape(len(eta), -1).T
+
+
+def one_line(error, *parts):
+    message = str(error.value)
+    return "\n" not in message and all(part in message for part in parts)
+
+
+# --- distributions ---------------------------------------------------------------------------------------------------
+
+
+def test_posterior_log_prob_of_every_z(latent):
+    eta = random_eta(latent)
+    z = every_z(latent).astype(np.float32)
+    result = latent.posterior(eta).log_prob(z[:, None])
+    np.testing.assert_allclose(result, log_q(latent, eta), atol=1e-5)
+
+
+def test_prior_is_uniform(latent):
+    z = every_z(latent).astype(np.float32)
+    prior = latent.prior()
+    assert prior.batch_shape == (1,) and prior.event_shape == (latent.units,)
+    np.testing.assert_allclose(prior.log_prob(z), np.full(len(z), -np.log(len(z))), atol=1e-6)
+
+
+@pytest.fixture(params=["float32", "mixed_bfloat16"])
+def policy(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield keras.config.dtype_policy()
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("name", [*BUILDERS, "gaussian"])
+def test_shapes_and_float32_under_any_policy(policy, name, batch):
+    latent = BUILDERS.get(name, lambda: GaussianLatent(3))()
+    eta = tf.cast(random_eta(latent, batch), policy.compute_dtype)
+    q = latent.posterior(eta)
+    z = latent(eta, training=True)
+    assert q.batch_shape == (batch,) and q.event_shape == (latent.units,)
+    assert z.shape == (batch, latent.units) and latent.kl(q).shape == (batch,)
+    for tensor in (z, q.mode(), q.sample(seed=(0, 1)), q.log_prob(z), latent.kl(q)):
+        assert tensor.dtype == tf.float32
+    assert latent.compute_dtype == "float32"
+
+
+def test_posterior_inside_a_graph_of_unknown_batch(any_latent):
+    shapes = []
+
+    @tf.function(input_signature=[tf.TensorSpec((None, any_latent.encoder_units))])
+    def kl(eta):
+        q = any_latent.posterior(eta)
+        shapes.append((q.batch_shape.as_list(), q.event_shape.as_list()))
+        return any_latent.kl(q)
+
+    eta = random_eta(any_latent)
+    np.testing.assert_allclose(kl(eta), any_latent.kl(any_latent.posterior(eta)), rtol=1e-6)
+    assert shapes == [([None], [any_latent.units])]
+
+
+# --- KL --------------------------------------------------------------------------------------------------------------
+
+
+def test_kl_against_enumeration(latent):
+    eta = random_eta(latent)
+    logs = log_q(latent, eta)
+    expected = (np.exp(logs) * (logs + np.log(len(logs)))).sum(0)
+    np.testing.assert_allclose(latent.kl(latent.posterior(eta)), expected, atol=1e-5)
+
+
+def test_kl_per_unit(any_latent):
+    """One figure for each code entry: the KL of that unit alone, and their sum is the KL."""
+    eta = random_eta(any_latent)
+    result = any_latent.kl_per_unit(any_latent.posterior(eta))
+    assert result.shape == (4, any_latent.code_units)
+    np.testing.assert_allclose(
+        tf.reduce_sum(result, -1), any_latent.kl(any_latent.posterior(eta)), rtol=1e-5, atol=1e-6
+    )
+    if isinstance(any_latent, CategoricalLatent):
+        alone, parts = CategoricalLatent(any_latent.categories), np.split(eta, any_latent.code_units, axis=1)
+    elif isinstance(any_latent, BernoulliLatent):
+        alone, parts = BernoulliLatent(1), np.split(eta, any_latent.code_units, axis=1)
+    else:
+        alone, parts = GaussianLatent(1), [eta[:, [i, i + any_latent.units]] for i in range(any_latent.units)]
+    expected = [alone.kl(alone.posterior(part)) for part in parts]
+    np.testing.assert_allclose(result, np.stack(expected, axis=1), rtol=1e-5, atol=1e-6)
+
+
+def test_kl_against_tfp():
+    eta = np.random.default_rng(1).normal(scale=3.0, size=(6, 12))
+    q = tfd.Independent(tfd.Bernoulli(probs=1 / (1 + np.exp(-eta))), 1)
+    p = tfd.Independent(tfd.Bernoulli(probs=np.full(12, 0.5)), 1)
+    latent = BernoulliLatent(12)
+    np.testing.assert_allclose(latent.kl(latent.posterior(eta)), tfd.kl_divergence(q, p), rtol=1e-5)
+
+    logits = eta.reshape(6, 3, 4)
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = sum(
+        tfd.kl_divergence(tfd.Categorical(probs=probs[:, i]), tfd.Categorical(probs=np.full(4, 0.25))).numpy()
+        for i in range(3)
+    )
+    latent = CategoricalLatent(4, variables=3)
+    np.testing.assert_allclose(latent.kl(latent.posterior(eta)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_kl_of_a_gaussian(batch):
+    """KL(N(m, s) || N(0, 1)) = (s^2 + m^2 - 1) / 2 - ln s."""
+    latent = GaussianLatent(4)
+    eta = random_eta(latent, batch)
+    mean, raw = np.split(eta.astype(np.float64), 2, axis=1)
+    scale = np.log1p(np.exp(raw)) + 1e-6
+    expected = (0.5 * (scale**2 + mean**2 - 1) - np.log(scale)).sum(1)
+    np.testing.assert_allclose(latent.kl(latent.posterior(eta)), expected, rtol=1e-5)
+    np.testing.assert_allclose(latent.posterior(eta).mean(), mean, rtol=1e-6)
+    np.testing.assert_allclose(latent.posterior(eta).stddev(), scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0, 0.0])
+def test_extreme_logits_give_the_limit_and_finite_gradients(latent, sign):
+    """With sign 0 the logits alternate between +1e4 and -1e4. A certain bit has KL ln 2, a certain category ln c;
+    equal logits, however large, leave a category uniform."""
+    signs = np.full(latent.encoder_units, sign) if sign else np.resize([1.0, -1.0], latent.encoder_units)
+    eta = tf.constant(1e4 * signs[None], tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(eta)
+        kl = latent.kl(latent.posterior(eta))
+    if isinstance(latent, BernoulliLatent):
+        expected = latent.units * math.log(2)
+    else:
+        top = (signs.reshape(-1, latent.categories) == signs.reshape(-1, latent.categories).max(1)[:, None]).sum(1)
+        expected = np.log(latent.categories / top).sum()
+    np.testing.assert_allclose(kl, [expected], atol=1e-5)
+    assert np.isfinite(tape.gradient(kl, eta)).all()
+
+
+@pytest.mark.parametrize("latent_name", ["bits", "category", "categories"])
+def test_extreme_logits_train(latent_name):
+    """An encoder whose bias is +-1e4: losses and the weights after two steps stay finite."""
+    latent = BUILDERS[latent_name]()
+    encoder = networks.dense_encoder((2, 2, 1), latent.encoder_units, hidden=())
+    kernel, bias = encoder.get_weights()
+    encoder.set_weights([kernel, np.resize([1e4, -1e4, -1e4], bias.shape)])
+    model = DiscreteVAE(encoder, latent, networks.dense_decoder(latent.units, (2, 2, 1), hidden=()), seed=0)
+    model.compile(keras.optimizers.SGD(0.1))
+    images = np.random.default_rng(0).uniform(size=(4, 2, 2, 1)).astype(np.float32)
+    history = model.fit(images, batch_size=2, verbose=0).history
+    assert np.isfinite([history[key] for key in ("loss", "log_likelihood", "kl")]).all()
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_gaussian_kl_is_finite_where_the_scale_vanishes():
+    latent = GaussianLatent(1)
+    eta = tf.constant([[0.0, -1e4], [3.0, 1e4]])
+    with tf.GradientTape() as tape:
+        tape.watch(eta)
+        kl = latent.kl(latent.posterior(eta))
+    assert np.isfinite(kl).all() and np.isfinite(tape.gradient(kl, eta)).all()
+
+
+def test_one_category_says_nothing():
+    latent = CategoricalLatent(1)
+    eta = tf.constant([[3.0], [-1e4]])
+    with tf.GradientTape() as tape:
+        tape.watch(eta)
+        kl = latent.kl(latent.posterior(eta))
+    np.testing.assert_array_equal(kl, [0.0, 0.0])
+    np.testing.assert_array_equal(tape.gradient(kl, eta), [[0.0], [0.0]])
+    np.testing.assert_array_equal(latent(eta, training=True), [[1.0], [1.0]])
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+def test_inference_gives_the_mode(latent):
+    eta = random_eta(latent)
+    expected = every_z(latent)[log_q(latent, eta).argmax(0)]
+    np.testing.assert_array_equal(latent(eta), expected)
+    np.testing.assert_array_equal(latent(eta, training=False), expected)
+
+
+def test_frequencies_of_samples(latent):
+    """Samples in training are distributed as q: |z| < 5 for each of at most 9 values of z, false alarm < 6e-6."""
+    draws = 20_000
+    eta = random_eta(latent, 1, scale=1.0)
+    z = latent(np.repeat(eta, draws, axis=0), training=True, seed=tf.constant([3, 4])).numpy()
+    q = np.exp(log_q(latent, eta)[:, 0])
+    counts = (z[:, None] == every_z(latent)).all(-1).sum(0)
+    assert counts.sum() == draws  # every sample is a valid z
+    assert np.all(np.abs(counts - draws * q) <= 5 * np.sqrt(draws * q * (1 - q)))
+
+
+def test_gaussian_samples():
+    """Mean and standard deviation of 2 units: |z| < 5, false alarm < 3e-6."""
+    draws, latent = 20_000, GaussianLatent(2)
+    eta = np.array([[0.5, -1.0, 0.0, 2.0]], np.float32)
+    z = latent(np.repeat(eta, draws, axis=0), training=True, seed=tf.constant([3, 4])).numpy()
+    scale = np.log1p(np.exp(eta[0, 2:]))
+    assert np.all(np.abs(z.mean(0) - eta[0, :2]) < 5 * scale / np.sqrt(draws))
+    assert np.all(np.abs(z.std(0) - scale) < 5 * scale / np.sqrt(2 * draws))
+    np.testing.assert_array_equal(latent(eta), eta[:, :2])
+
+
+def test_seeds_of_the_layer():
+    latent, eta = BernoulliLatent(40), np.zeros((8, 40), np.float32)
+    one, two = tf.constant([1, 2]), tf.constant([1, 3])
+    np.testing.assert_array_equal(latent(eta, training=True, seed=one), latent(eta, training=True, seed=one))
+    assert np.any(latent(eta, training=True, seed=one) != latent(eta, training=True, seed=two))
+    assert np.any(latent(eta, training=True) != latent(eta, training=True))
+
+
+# --- codes -----------------------------------------------------------------------------------------------------------
+
+
+def test_all_codes(latent):
+    codes = latent.all_codes()
+    assert codes.dtype == np.int32 and codes.shape == (latent.num_codes, latent.code_units)
+    assert codes.tolist() == [list(c) for c in itertools.product(range(latent.code_values), repeat=latent.code_units)]
+    np.testing.assert_array_equal(latent.from_codes(codes), every_z(latent))
+
+
+def test_codes_round_trip(latent):
+    codes = latent.all_codes()
+    z = latent.from_codes(codes)
+    assert z.dtype == tf.float32
+    assert latent.to_codes(z).dtype == tf.int32
+    np.testing.assert_array_equal(latent.to_codes(z), codes)
+    # Any leading axes.
+    np.testing.assert_array_equal(latent.to_codes(latent.from_codes(codes[:, None])), codes[:, None])
+
+
+def test_codes_are_those_of_the_mode(latent):
+    eta = random_eta(latent)
+    np.testing.assert_array_equal(latent.codes(eta), latent.all_codes()[log_q(latent, eta).argmax(0)])
+
+
+def test_gaussian_codes():
+    latent = GaussianLatent(2)
+    eta = random_eta(latent)
+    np.testing.assert_array_equal(latent.codes(eta), eta[:, :2])
+    np.testing.assert_array_equal(latent.from_codes(latent.to_codes(eta[:, :2])), eta[:, :2])
+    assert latent.num_codes is None and latent.code_values is None
+    with pytest.raises(ValueError, match="GaussianLatent") as error:
+        latent.all_codes()
+    assert one_line(error, "enumerated")
+
+
+def test_num_codes_is_exact_for_many_bits():
+    assert BernoulliLatent(200).num_codes == 2**200
+    assert CategoricalLatent(10, variables=30).num_codes == 10**30
+
+
+# --- arguments and serialisation -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, True, "3", None], ids=repr)
+@pytest.mark.parametrize(
+    "build, argument",
+    [
+        (BernoulliLatent, "units"),
+        (GaussianLatent, "units"),
+        (CategoricalLatent, "categories"),
+        (lambda size: CategoricalLatent(3, variables=size), "variables"),
+    ],
+    ids=["bernoulli", "gaussian", "categories", "variables"],
+)
+def test_bad_sizes(build, argument, size):
+    with pytest.raises(ValueError) as error:
+        build(size)
+    assert one_line(error, argument, repr(size), "integer of at least 1")
+
+
+def test_serialisation(any_latent):
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(any_latent))
+    assert type(copy) is type(any_latent) and copy.get_config() == any_latent.get_config()
+    for attribute in ("units", "encoder_units", "code_units", "code_values"):
+        assert getattr(copy, attribute) == getattr(any_latent, attribute)
+
+
+def test_inside_a_functional_keras_model(tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, CategoricalLatent(3, variables=2)(keras.layers.Dense(6)(inputs)))
+    assert model.output_shape == (None, 6)
+    model.save(tmp_path / "m.keras")
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "m.keras").predict(x, verbose=0), model(x))

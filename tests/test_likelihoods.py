@@ -1,0 +1,137 @@
+"""likelihoods: against TFP's densities in float64."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_isvae import likelihoods
+
+tfd = tfp.distributions
+
+BOTH = [likelihoods.Bernoulli(), likelihoods.Gaussian(), likelihoods.Gaussian(0.3)]
+
+
+def name(likelihood):
+    return f"{type(likelihood).__name__}{likelihood.get_config() or ''}"
+
+
+def exact(likelihood, output, images):
+    """ln p by TFP in float64, summed over pixels."""
+    output, images = np.asarray(output, np.float64), np.asarray(images, np.float64)
+    if isinstance(likelihood, likelihoods.Bernoulli):
+        p = tfd.Bernoulli(logits=output, dtype=tf.float64)
+    else:
+        p = tfd.Normal(output, np.float64(likelihood.scale))
+    return p.log_prob(images).numpy().sum((-3, -2, -1))
+
+
+@pytest.fixture(params=[(1, 1, 1), (3, 2, 1), (4, 4, 3)], ids=str)
+def arrays(request):
+    rng = np.random.default_rng(0)
+    output = rng.normal(scale=4.0, size=(5, *request.param)).astype(np.float32)
+    images = rng.uniform(size=(5, *request.param)).astype(np.float32)
+    images[0] = 0.0
+    images[1] = 1.0
+    return output, images
+
+
+@pytest.mark.parametrize("likelihood", BOTH, ids=name)
+def test_log_prob_against_tfp(likelihood, arrays):
+    output, images = arrays
+    result = likelihood.log_prob(output, images)
+    assert result.dtype == tf.float32 and result.shape == (5,)
+    np.testing.assert_allclose(result, exact(likelihood, output, images), rtol=2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", BOTH, ids=name)
+def test_leading_axes_are_samples(likelihood, arrays):
+    output, images = arrays
+    many = np.stack([output, -output, 0 * output])
+    result = likelihood.log_prob(many, images)
+    assert result.shape == (3, 5)
+    np.testing.assert_allclose(result, exact(likelihood, many, images), rtol=2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", BOTH, ids=name)
+def test_log_prob_of_each_pair(likelihood, arrays):
+    output, images = arrays
+    output = output[:3]
+    result = likelihood.log_prob_of_each(output, images)
+    assert result.shape == (3, 5)
+    np.testing.assert_allclose(result, exact(likelihood, output[:, None], images[None]), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("likelihood", BOTH, ids=name)
+def test_both_forms_have_the_same_gradient(likelihood, arrays):
+    output, images = tf.constant(arrays[0][:3]), arrays[1]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(output)
+        of_each = tf.reduce_sum(likelihood.log_prob_of_each(output, images))
+        one_by_one = tf.reduce_sum(likelihood.log_prob(tf.repeat(output[:, None], 5, axis=1), images))
+    np.testing.assert_allclose(tape.gradient(of_each, output), tape.gradient(one_by_one, output), rtol=1e-4, atol=1e-4)
+
+
+def test_bernoulli_gradient_is_x_minus_x_hat(arrays):
+    output, images = tf.constant(arrays[0]), arrays[1]
+    with tf.GradientTape() as tape:
+        tape.watch(output)
+        value = likelihoods.Bernoulli().log_prob(output, images)
+    expected = images - 1 / (1 + np.exp(-output.numpy().astype(np.float64)))
+    np.testing.assert_allclose(tape.gradient(value, output), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("logit", [-1e4, -100.0, 100.0, 1e4])
+@pytest.mark.parametrize("pixel", [0.0, 0.5, 1.0])
+def test_extreme_logits_are_finite(logit, pixel):
+    output, images = tf.fill((1, 2, 1, 1), logit), np.full((1, 2, 1, 1), pixel, np.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(output)
+        value = likelihoods.Bernoulli().log_prob(output, images)
+    expected = 2 * (pixel * logit - max(logit, 0.0))  # ln(1 + e^l) is max(l, 0) up to 1e-43
+    np.testing.assert_allclose(value, [expected], rtol=1e-6)
+    np.testing.assert_allclose(likelihoods.Bernoulli().log_prob_of_each(output, images), [[expected]], rtol=1e-6)
+    assert np.isfinite(tape.gradient(value, output)).all()
+
+
+@pytest.mark.parametrize("likelihood", BOTH, ids=name)
+def test_mean_is_an_image(likelihood):
+    output = tf.constant([-1e4, -3.0, 0.0, 0.25, 2.0, 1e4])[:, None, None, None]
+    mean = likelihood.mean(output)
+    assert mean.shape == output.shape and mean.dtype == tf.float32
+    if isinstance(likelihood, likelihoods.Bernoulli):
+        expected = [0.0, 1 / (1 + np.exp(3.0)), 0.5, 1 / (1 + np.exp(-0.25)), 1 / (1 + np.exp(-2.0)), 1.0]
+    else:
+        expected = [0.0, 0.0, 0.0, 0.25, 1.0, 1.0]
+    np.testing.assert_allclose(mean.numpy().ravel(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", BOTH, ids=name)
+def test_half_precision_outputs_are_summed_in_float32(likelihood):
+    """784 pixels: a sum in bfloat16 (8 bits) would be off by whole nats."""
+    rng = np.random.default_rng(1)
+    output = tf.cast(rng.normal(size=(2, 28, 28, 1)), tf.bfloat16)
+    images = rng.uniform(size=(2, 28, 28, 1)).astype(np.float32)
+    rounded = tf.cast(output, tf.float64).numpy()
+    for result in (
+        likelihood.log_prob(output, images),
+        tf.linalg.diag_part(likelihood.log_prob_of_each(output, images)),
+    ):
+        assert result.dtype == tf.float32
+        np.testing.assert_allclose(result, exact(likelihood, rounded, images), rtol=1e-5)
+    assert likelihood.mean(output).dtype == tf.float32
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), "1", None])
+def test_bad_scale(scale):
+    with pytest.raises(ValueError, match="scale") as error:
+        likelihoods.Gaussian(scale)
+    message = str(error.value)
+    assert "\n" not in message and repr(scale) in message and "positive number" in message
+
+
+@pytest.mark.parametrize("likelihood", BOTH, ids=name)
+def test_serialisation(likelihood):
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(likelihood))
+    assert type(copy) is type(likelihood) and copy.get_config() == likelihood.get_config()

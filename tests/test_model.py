@@ -1,0 +1,984 @@
+"""model: training steps against NumPy, exact likelihoods against sums over every code, and everything users call."""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_isvae.model
+from tf_isvae import (
+    BernoulliLatent,
+    CategoricalLatent,
+    DiscreteVAE,
+    GaussianLatent,
+    callbacks,
+    estimators,
+    likelihoods,
+    networks,
+    zoo,
+)
+
+SHAPE = (2, 2, 1)
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@keras.saving.register_keras_serializable("test_model")
+class Enumeration(estimators.Estimator):
+    """E_q[ln p(x|z)] as a sum over every code: no noise, so that two runs may be compared to the last digits."""
+
+    def __init__(self, codes):
+        self.codes = codes
+
+    def __call__(self, posterior, log_likelihood, seed=None):
+        z = tf.constant(self.codes, tf.float32)[:, None]
+        value = tf.reduce_sum(tf.exp(posterior.log_prob(z)) * log_likelihood(z), axis=0)
+        return estimators.Estimate(value, value)
+
+    def get_config(self):
+        return {"codes": self.codes}
+
+
+def every_z(latent):
+    return np.asarray(latent.from_codes(latent.all_codes()))
+
+
+def build(latent=None, hidden=(6,), weight_scale=1.0, exact=False, **kwargs):
+    """A tiny VAE whose weights are large enough that its images differ; `exact` trains without noise."""
+    latent = BernoulliLatent(3) if latent is None else latent
+    if exact:
+        kwargs["estimator"] = Enumeration(every_z(latent).tolist())
+    encoder = networks.dense_encoder(SHAPE, latent.encoder_units, hidden)
+    decoder = networks.dense_decoder(latent.units, SHAPE, hidden)
+    rng = np.random.default_rng(1)
+    for network in (encoder, decoder):
+        network.set_weights([weight_scale * rng.normal(size=w.shape) for w in network.get_weights()])
+    return DiscreteVAE(encoder, latent, decoder, **{"seed": 7, **kwargs})
+
+
+def compiled(model=None, learning_rate=0.1, **kwargs):
+    model = build(**kwargs) if model is None else model
+    model.compile(keras.optimizers.SGD(learning_rate))
+    return model
+
+
+def random_images(n=6, seed=0):
+    return np.random.default_rng(seed).uniform(size=(n, *SHAPE)).astype(np.float32)
+
+
+def fit(model, images, **kwargs):
+    return model.fit(images, **{"verbose": 0, "batch_size": 4, **kwargs}).history
+
+
+def one_line(error, *parts):
+    message = str(error.value)
+    assert "\n" not in message, message
+    assert all(str(part) in message for part in parts), message
+
+
+# --- the model in float64 NumPy -------------------------------------------------------------------------------------
+
+
+def forward(network, x):
+    """A dense network (relu between its layers), in float64."""
+    x = np.asarray(x, np.float64).reshape(len(x), -1)
+    weights = [w.astype(np.float64) for w in network.get_weights()]
+    pairs = list(zip(weights[::2], weights[1::2], strict=True))
+    for i, (kernel, bias) in enumerate(pairs):
+        x = x @ kernel + bias
+        if i < len(pairs) - 1:
+            x = np.maximum(x, 0)
+    return x
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def log_q_all(model, images):
+    """log q(z|x) of every code: (codes, images)."""
+    eta, z, latent = forward(model.encoder, images), every_z(model.latent).astype(np.float64), model.latent
+    if isinstance(latent, BernoulliLatent):
+        return z @ eta.T - np.logaddexp(0, eta).sum(1)
+    blocks = eta.reshape(len(eta), latent.num_variables, latent.categories)
+    log_softmax = blocks - np.log(np.exp(blocks).sum(-1, keepdims=True))
+    return z @ log_softmax.reshape(len(eta), -1).T
+
+
+def log_p_all(model, images):
+    """ln p(x|z) of every code: (codes, images)."""
+    logits = forward(model.decoder, every_z(model.latent))
+    x = np.asarray(images, np.float64).reshape(len(images), -1)
+    return logits @ x.T - np.logaddexp(0, logits).sum(1)[:, None]
+
+
+def exact_terms(model, images):
+    """E_q[ln p(x|z)] and the KL of each image."""
+    log_q, log_p = log_q_all(model, images), log_p_all(model, images)
+    q = np.exp(log_q)
+    return (q * log_p).sum(0), (q * (log_q + np.log(len(q)))).sum(0)
+
+
+def exact_log_likelihood(model, images):
+    log_p = log_p_all(model, images)
+    return np.log(np.mean(np.exp(log_p), axis=0))
+
+
+def in_fresh_process(code, *arguments):
+    """Runs Python code that imports this package alone; fails with its error output."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+# --- one step -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kl_weight", [1.0, 3.0])
+def test_one_sgd_step_by_hand(kl_weight):
+    """Bernoulli latent, networks of one layer: the gradient of every weight in NumPy (eq. 17 and 20), and the logs,
+    which ignore the weight of the KL term."""
+    model = compiled(build(hidden=(), weight_scale=0.7), learning_rate=0.5)
+    model.kl_weight.assign(kl_weight)
+    images = random_images()
+    x = images.reshape(6, 4).astype(np.float64)
+    encoder_kernel, encoder_bias, decoder_kernel, decoder_bias = before = [w.numpy() for w in model.trainable_variables]
+
+    eta = x @ encoder_kernel + encoder_bias
+    q = sigmoid(eta)
+    z = model.latent.posterior(tf.constant(eta, tf.float32)).sample(1, seed=model.noise_seed(0))[0].numpy()
+    logits = z @ decoder_kernel + decoder_bias
+    log_p = (x * logits - np.logaddexp(0, logits)).sum(1)
+    kl = (q * np.log(q) + (1 - q) * np.log(1 - q)).sum(1) + 3 * np.log(2)
+    # dKL/d eta = q (1 - q) eta for a uniform prior.
+    d_eta = (kl_weight * q * (1 - q) * eta - log_p[:, None] * (z - q)) / 6
+    d_logits = -(x - sigmoid(logits)) / 6
+    gradients = [x.T @ d_eta, d_eta.sum(0), z.T @ d_logits, d_logits.sum(0)]
+
+    history = fit(model, images, batch_size=6, shuffle=False)
+    for weight, old, gradient in zip(model.trainable_variables, before, gradients, strict=True):
+        np.testing.assert_allclose(weight.numpy(), old - 0.5 * gradient, atol=2e-6)
+    np.testing.assert_allclose(history["log_likelihood"], [log_p.mean()], rtol=1e-5)
+    np.testing.assert_allclose(history["kl"], [kl.mean()], rtol=1e-5)
+    np.testing.assert_allclose(history["loss"], [(kl - log_p).mean()], rtol=1e-5)
+
+
+def test_regulariser_losses_train_but_are_not_logged():
+    """A penalty l |W|^2 on the user's encoder moves W by a further -2 l W per unit of learning rate."""
+    penalty, rate, images = 0.05, 0.5, random_images()
+
+    def step(regulariser):
+        keras.utils.set_random_seed(0)
+        encoder = keras.Sequential(
+            [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3, kernel_regularizer=regulariser)]
+        )
+        decoder = networks.dense_decoder(3, SHAPE, hidden=())
+        z = every_z(BernoulliLatent(3)).tolist()
+        model = DiscreteVAE(encoder, BernoulliLatent(3), decoder, estimator=Enumeration(z), seed=0)
+        before = encoder.get_weights()[0]
+        history = fit(compiled(model, rate), images, batch_size=6)
+        return before, encoder.get_weights()[0], history
+
+    before, plain, history = step(None)
+    _, regularised, regularised_history = step(keras.regularizers.L2(penalty))
+    np.testing.assert_allclose(regularised - plain, -rate * 2 * penalty * before, atol=1e-6)
+    assert regularised_history == history
+
+
+@pytest.mark.parametrize(
+    "latent, likelihood",
+    [
+        (lambda: BernoulliLatent(3), likelihoods.Bernoulli()),
+        (lambda: CategoricalLatent(4), likelihoods.Bernoulli()),
+        (lambda: CategoricalLatent(3, variables=2), likelihoods.Bernoulli()),
+        (lambda: CategoricalLatent(4), likelihoods.Gaussian(0.5)),
+    ],
+    ids=["bits", "category", "categories", "gaussian likelihood"],
+)
+def test_fit_reduces_the_loss(latent, likelihood):
+    """Two patterns: the loss falls below what their mean image gives, so the codes carry information. Fixed seed."""
+    patterns = np.array([[1, 0, 0, 1], [0, 1, 1, 0]], np.float32).reshape(2, *SHAPE)
+    dataset = tf.data.Dataset.from_tensors(np.repeat(patterns, 32, axis=0)).repeat()
+    model = build(latent(), likelihood=likelihood)
+    model.compile(keras.optimizers.Adam(0.02))
+    history = model.fit(dataset, steps_per_epoch=200, epochs=4, verbose=0).history
+    np.testing.assert_allclose(np.array(history["kl"]) - history["log_likelihood"], history["loss"], atol=1e-5)
+    assert history["loss"][-1] < history["loss"][0]
+    is_bernoulli = isinstance(likelihood, likelihoods.Bernoulli)
+    mean_image = np.full((1, *SHAPE), 0.0 if is_bernoulli else 0.5, np.float32)  # as the decoder's output
+    assert history["loss"][-1] < -float(likelihood.log_prob(mean_image, patterns[:1])[0]) - 0.1
+
+
+def test_a_gaussian_latent_trains():
+    """The score-function gradient serves any latent; the paper's conventional VAE differs in the latent only."""
+    model = compiled(build(GaussianLatent(2), weight_scale=0.3), 0.01)
+    history = fit(model, random_images(64), batch_size=16, epochs=3)
+    assert np.isfinite([history[key] for key in ("loss", "log_likelihood", "kl")]).all()
+
+
+def test_logs_are_means_over_images_also_with_a_partial_batch():
+    """10 images in batches of 4, 4, 2; a learning rate of 0 keeps the weights."""
+    model, images = compiled(exact=True, learning_rate=0.0), random_images(10)
+    log_p, kl = (terms.mean() for terms in exact_terms(model, images))
+    history = fit(model, images, validation_data=images[:7])
+    np.testing.assert_allclose(history["log_likelihood"], [log_p], rtol=1e-5)
+    np.testing.assert_allclose(history["kl"], [kl], rtol=1e-5)
+    np.testing.assert_allclose(history["loss"], [kl - log_p], rtol=1e-5)
+    log_p, kl = (terms.mean() for terms in exact_terms(model, images[:7]))
+    np.testing.assert_allclose(history["val_loss"], [kl - log_p], rtol=1e-5)
+    np.testing.assert_allclose([history["val_kl"][0], history["val_log_likelihood"][0]], [kl, log_p], rtol=1e-5)
+
+
+def test_validation_uses_the_weights_of_the_epochs_end():
+    model = compiled(exact=True)
+    history = fit(model, random_images(8), epochs=3, validation_data=random_images(5, seed=1))
+    log_p, kl = exact_terms(model, random_images(5, seed=1))
+    np.testing.assert_allclose(history["val_loss"][-1], (kl - log_p).mean(), rtol=1e-5)
+    assert len(history["val_loss"]) == 3
+
+
+def test_evaluate_is_the_loss_of_the_whole_set():
+    model, images = compiled(exact=True), random_images(10)
+    log_p, kl = exact_terms(model, images)
+    logs = model.evaluate(images, batch_size=4, verbose=0, return_dict=True)
+    assert set(logs) == {"loss", "log_likelihood", "kl"}
+    np.testing.assert_allclose(logs["loss"], (kl - log_p).mean(), rtol=1e-5)
+
+
+def test_data_sets_with_labels_and_a_partial_batch():
+    images = random_images(10)
+    plain = compiled(exact=True)
+    expected = fit(plain, images, shuffle=False, epochs=2)
+    labelled = compiled(exact=True)
+    dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(10))).batch(4)
+    history = labelled.fit(dataset, epochs=2, verbose=0, validation_data=dataset).history
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-6)
+    for a, b in zip(plain.trainable_variables, labelled.trainable_variables, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+# --- noise ----------------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_history():
+    def history(**kwargs):
+        keras.utils.set_random_seed(0)  # the order of the images
+        return fit(compiled(**kwargs), random_images(12), epochs=3, validation_data=random_images(5))
+
+    assert history(seed=3) == history(seed=3)
+    assert history(seed=3)["loss"] != history(seed=4)["loss"]
+
+
+def test_set_random_seed_fixes_a_model_without_a_seed():
+    def run(seed):
+        keras.utils.set_random_seed(seed)
+        model = compiled(zoo.build("fc_bvae", SHAPE, 3))
+        return fit(model, random_images(12), epochs=2)["loss"], model.generate(5).tolist()
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+    random.seed(5)
+    assert build(seed=None).seed != build(seed=None).seed
+
+
+def test_every_step_and_every_batch_has_noise_of_its_own():
+    """The same images, weights that do not move: only the noise can change the loss."""
+    images = np.repeat(random_images(1), 32, axis=0)
+    model = compiled(learning_rate=0.0)
+    assert len(set(fit(model, images, batch_size=32, epochs=4)["loss"])) == 4
+    halves = [model.evaluate(part, batch_size=16, verbose=0) for part in (images, images[:16])]
+    assert halves[0] != halves[1]
+    # A second evaluation repeats the first: figures of two epochs differ by their weights, not by their noise.
+    assert model.evaluate(images, batch_size=16, verbose=0) == halves[0]
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**31, 2**40], ids=str)
+def test_any_integer_is_a_seed(seed):
+    model = build(seed=seed)
+    assert model.seed == seed
+    assert model.generate(2, seed=seed).shape == (2, *SHAPE)
+    assert np.isfinite(fit(compiled(model), random_images())["loss"]).all()
+
+
+# --- using a model --------------------------------------------------------------------------------------------------
+
+LATENTS = {
+    "bits": lambda: BernoulliLatent(3),
+    "category": lambda: CategoricalLatent(5),
+    "categories": lambda: CategoricalLatent(3, variables=2),
+    "one bit": lambda: BernoulliLatent(1),
+}
+
+
+@pytest.fixture(params=list(LATENTS))
+def model(request):
+    return build(LATENTS[request.param]())
+
+
+def decoded(model):
+    """The mean image of every code, from NumPy: (codes, H, W, C)."""
+    return sigmoid(forward(model.decoder, every_z(model.latent))).reshape(-1, *SHAPE)
+
+
+@pytest.mark.parametrize("n", [1, 6, 2500])
+def test_encode_and_decode(model, n):
+    """2,500 is not a multiple of the chunk, 1,024."""
+    images = random_images(n)
+    codes = model.encode(images)
+    assert isinstance(codes, np.ndarray) and codes.dtype == np.int32 and codes.shape == (n, model.latent.code_units)
+    # Ties are decided by rounding: leave them out.
+    log_q = np.sort(log_q_all(model, images), axis=0)
+    clear = log_q[-1] - log_q[-2] > 1e-4
+    expected = model.latent.all_codes()[log_q_all(model, images).argmax(0)]
+    np.testing.assert_array_equal(codes[clear], expected[clear])
+
+    result = model.decode(codes)
+    assert isinstance(result, np.ndarray) and result.dtype == np.float32 and result.shape == (n, *SHAPE)
+    rows = (codes[:, None] == model.latent.all_codes()).all(-1).argmax(1)
+    np.testing.assert_allclose(result, decoded(model)[rows], atol=1e-6)
+    np.testing.assert_allclose(model(images), result, atol=1e-6)
+    np.testing.assert_allclose(model.predict(images, verbose=0), result, atol=1e-6)
+
+
+def index_of_images(model, images):
+    distance = np.abs(images[:, None] - decoded(model)).max((-3, -2, -1))
+    assert distance.min(1).max() < 1e-5  # every image is the decoded image of some code
+    return distance.argmin(1)
+
+
+def test_reconstruct_decodes_samples_of_the_posterior(model):
+    """Frequencies over 4,000 equal images (in chunks) are those of q: |z| < 5 for 9 codes, false alarm < 6e-6."""
+    image = random_images(1)
+    result = model.reconstruct(np.repeat(image, 4000, axis=0), seed=1)
+    assert result.dtype == np.float32 and result.shape == (4000, *SHAPE)
+    rows = index_of_images(model, result)
+    q = np.exp(log_q_all(model, image)[:, 0])
+    counts = np.bincount(rows, minlength=len(q))
+    assert np.all(np.abs(counts - 4000 * q) <= 5 * np.sqrt(4000 * q * (1 - q)) + 1e-3)
+    # Every chunk has noise of its own.
+    assert np.any(rows[:1024] != rows[1024:2048])
+
+
+def test_generate_decodes_samples_of_the_prior(model):
+    """Frequencies of 4,000 images are uniform: |z| < 5 for at most 9 codes, false alarm < 6e-6."""
+    result = model.generate(4000, seed=2)
+    assert result.dtype == np.float32 and result.shape == (4000, *SHAPE)
+    assert result.min() >= 0 and result.max() <= 1
+    codes = model.latent.num_codes
+    counts = np.bincount(index_of_images(model, result), minlength=codes)
+    assert np.all(np.abs(counts - 4000 / codes) <= 5 * np.sqrt(4000 / codes * (1 - 1 / codes)))
+
+
+def test_elbo(model):
+    """The mean over 4,000 equal images is E_q[ln p(x|z)] - KL: |z| < 5, false alarm < 6e-7."""
+    image = random_images(1)
+    result = model.elbo(np.repeat(image, 4000, axis=0), seed=3)
+    assert result.dtype == np.float32 and result.shape == (4000,)
+    log_p, kl = exact_terms(model, image)
+    variance = np.exp(log_q_all(model, image)[:, 0]) @ (log_p_all(model, image)[:, 0] - log_p[0]) ** 2
+    assert abs(result.mean() - (log_p[0] - kl[0])) < 5 * np.sqrt(variance / 4000) + 1e-5
+    assert model.elbo(image).shape == (1,)
+
+
+def test_elbo_with_an_exact_estimator():
+    model, images = build(exact=True), random_images(9)
+    log_p, kl = exact_terms(model, images)
+    np.testing.assert_allclose(model.elbo(images), log_p - kl, rtol=1e-5)
+    np.testing.assert_array_less(model.elbo(images), model.log_likelihood(images))
+
+
+@pytest.mark.parametrize("n", [1, 9, 1030])
+def test_log_likelihood_is_exact_where_codes_are_few(model, n):
+    images = random_images(n)
+    result = model.log_likelihood(images)
+    assert result.dtype == np.float32 and result.shape == (n,)
+    np.testing.assert_allclose(result, exact_log_likelihood(model, images), rtol=1e-5)
+
+
+def test_log_likelihood_is_exact_up_to_4096_codes():
+    model, images = build(BernoulliLatent(12)), random_images(3)
+    np.testing.assert_allclose(
+        model.log_likelihood(images, num_samples=1), exact_log_likelihood(model, images), rtol=1e-5
+    )
+
+
+@pytest.fixture
+def no_enumeration(monkeypatch):
+    monkeypatch.setattr(tf_isvae.model, "MAX_ENUMERATED_CODES", 0)
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 3])
+def test_importance_weighted_bound_has_the_expectation_it_should(no_enumeration, num_samples):
+    """With 2 bits the expectation of ln 1/K sum_k w_k is a sum over 4^K tuples; the mean over 4,000 equal images must
+    agree: |z| < 5, false alarm < 6e-7. With K = 1 it is the ELBO."""
+    model, image = build(BernoulliLatent(2)), random_images(1)
+    log_q = log_q_all(model, image)[:, 0]
+    log_w = log_p_all(model, image)[:, 0] - np.log(4) - log_q
+    tuples = np.indices((4,) * num_samples).reshape(num_samples, -1)
+    probabilities = np.exp(log_q[tuples].sum(0))
+    bounds = np.log(np.mean(np.exp(log_w[tuples]), axis=0))
+    expected = probabilities @ bounds
+    result = model.log_likelihood(np.repeat(image, 4000, axis=0), num_samples=num_samples, seed=5)
+    assert abs(result.mean() - expected) < 5 * np.sqrt(probabilities @ (bounds - expected) ** 2 / 4000) + 1e-5
+    if num_samples == 1:
+        log_p, kl = exact_terms(model, image)
+        np.testing.assert_allclose(expected, log_p[0] - kl[0], rtol=1e-9)
+
+
+def test_importance_weighted_bound_rises_to_the_exact_value(model, no_enumeration):
+    """Means over 1,000 equal images. ln of a mean of K weights, relative variance v, has a standard deviation of about
+    sqrt(v / K): the steps between these K are far wider than 5 standard errors. Equal where q is exact (v = 0)."""
+    image = random_images(1)
+    exact = exact_log_likelihood(model, image)[0]
+    log_q = log_q_all(model, image)[:, 0]
+    w = np.exp(log_p_all(model, image)[:, 0] - np.log(len(log_q)) - log_q)
+    v = np.exp(log_q) @ w**2 / (np.exp(log_q) @ w) ** 2 - 1
+    images = np.repeat(image, 1000, axis=0)
+    means = [model.log_likelihood(images, num_samples=k, seed=k).mean() for k in (1, 8, 64)]
+    slack = 5 * np.sqrt(v / np.array([1, 8, 64]) / 1000) + 1e-5
+    assert np.all(means < exact + slack)
+    assert means[0] < means[1] + slack[1] and means[1] < means[2] + slack[2]
+    assert exact - means[2] < v / 64 + slack[2]  # the bias is about v / 2K
+
+
+@pytest.mark.parametrize("num_samples", [1024, 2500])
+def test_many_samples_are_put_together_from_chunks(no_enumeration, num_samples):
+    """Standard deviation sqrt(v / K) by the delta method; 6 of them for 4 images, plus the bias v / K. The whole is far
+    from what 2,500 - 2,048 = 452 samples, or a wrong share for the last chunk, would give."""
+    model, images = build(weight_scale=0.7), random_images(4)
+    log_q = log_q_all(model, images)
+    w = np.exp(log_p_all(model, images) - np.log(8) - log_q)
+    v = (np.exp(log_q) * w**2).sum(0) / (np.exp(log_q) * w).sum(0) ** 2 - 1
+    result = model.log_likelihood(images, num_samples=num_samples, seed=1)
+    assert np.all(np.abs(result - exact_log_likelihood(model, images)) < 6 * np.sqrt(v / num_samples) + v / num_samples)
+
+
+@keras.saving.register_keras_serializable("test_model")
+class CountRows(keras.layers.Layer):
+    """Passes z on, and counts the rows that the decoder was given."""
+
+    def build(self, input_shape):
+        self.rows = self.add_weight(shape=(), initializer="zeros", dtype="int32", trainable=False)
+
+    def call(self, z):
+        self.rows.assign(self.rows + tf.shape(z)[0])
+        return z
+
+
+@pytest.mark.parametrize("n, num_samples", [(3, 1), (3, 100), (1, 7), (2, 1500), (1100, 2)])
+def test_the_number_of_samples_is_honoured(no_enumeration, n, num_samples):
+    counter = CountRows()
+    decoder = keras.Sequential([keras.Input((3,)), counter, keras.layers.Dense(4), keras.layers.Reshape(SHAPE)])
+    model = DiscreteVAE(networks.dense_encoder(SHAPE, 3, ()), BernoulliLatent(3), decoder, seed=0)
+    counter.rows.assign(0)
+    result = model.log_likelihood(random_images(n), num_samples=num_samples)
+    assert result.shape == (n,) and np.isfinite(result).all()
+    assert int(counter.rows.numpy()) == n * num_samples
+
+
+@pytest.mark.parametrize("method", ["reconstruct", "elbo", "log_likelihood"])
+def test_seeds_of_methods(method, no_enumeration):
+    model, images = build(), random_images(50)
+
+    def call(seed):
+        return getattr(model, method)(images, seed=seed)
+
+    np.testing.assert_array_equal(call(1), call(1))
+    assert np.any(call(1) != call(2))
+    assert np.any(call(None) != call(None))
+
+
+def test_seeds_of_generate():
+    model = build()
+    np.testing.assert_array_equal(model.generate(50, seed=1), model.generate(50, seed=1))
+    assert np.any(model.generate(50, seed=1) != model.generate(50, seed=2))
+    assert np.any(model.generate(50) != model.generate(50))
+
+
+def test_gaussian_model_methods():
+    model, images = build(GaussianLatent(2)), random_images(1030)
+    codes = model.encode(images)
+    assert codes.dtype == np.float32 and codes.shape == (1030, 2)
+    np.testing.assert_allclose(codes, forward(model.encoder, images)[:, :2], atol=1e-5)
+    np.testing.assert_allclose(model.decode(codes), model(images), atol=1e-6)
+    assert model.generate(3, seed=0).shape == (3, *SHAPE)
+    assert np.isfinite(model.elbo(images)).all()
+    assert np.isfinite(model.log_likelihood(images[:5], num_samples=50)).all()
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+GOOD = random_images(4)
+NAN = np.where(np.arange(4)[:, None, None, None] == 0, np.nan, GOOD)
+BAD_IMAGES = {  # name -> (images, error, parts of its text)
+    "no channel": (GOOD[..., 0], ValueError, ["(4, 2, 2)", "(n, 2, 2, 1)"]),
+    "other size": (np.zeros((4, 3, 2, 1)), ValueError, ["(4, 3, 2, 1)", "(n, 2, 2, 1)"]),
+    "one image": (GOOD[0], ValueError, ["(2, 2, 1)", "(n, 2, 2, 1)"]),
+    "empty": (GOOD[:0], ValueError, ["(0, 2, 2, 1)", "at least 1"]),
+    "nan": (NAN, ValueError, ["NaN", "[0, 1]"]),
+    "infinite": (GOOD + np.inf, ValueError, ["infinite", "[0, 1]"]),
+    "0 to 255": (np.uint8(255 * GOOD), ValueError, ["from", "[0, 1]", "divide by 255"]),
+    "negative": (GOOD - 0.5, ValueError, ["from -", "[0, 1]"]),
+    "text": (np.full((4, *SHAPE), "a"), TypeError, ["dtype", "numbers in [0, 1]"]),
+    "objects": (np.full((4, *SHAPE), None), TypeError, ["object", "numbers in [0, 1]"]),
+    "complex": (GOOD + 1j, TypeError, ["complex", "numbers in [0, 1]"]),
+}
+
+
+@pytest.fixture(scope="module")
+def ready():
+    return compiled()
+
+
+@pytest.mark.parametrize("kind", list(BAD_IMAGES))
+@pytest.mark.parametrize("method", ["encode", "reconstruct", "elbo", "log_likelihood", "fit", "evaluate"])
+def test_bad_images(ready, method, kind):
+    images, error_type, parts = BAD_IMAGES[kind]
+    with pytest.raises(error_type) as error:
+        getattr(ready, method)(images)
+    one_line(error, *parts)
+
+
+@pytest.mark.parametrize("kind", ["no channel", "nan", "0 to 255", "empty"])
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_bad_data_sets(ready, method, kind):
+    """Checked by their first batch. A data set without any batch has none."""
+    images, error_type, _ = BAD_IMAGES[kind]
+    with pytest.raises(error_type) as error:
+        getattr(ready, method)(tf.data.Dataset.from_tensor_slices(images).batch(2), verbose=0)
+    one_line(error, "images")
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_a_data_set_of_dictionaries(ready, method):
+    """What tfds.load gives without as_supervised."""
+    dataset = tf.data.Dataset.from_tensor_slices({"image": GOOD, "label": np.arange(4)}).batch(2)
+    with pytest.raises((TypeError, ValueError)) as error:
+        getattr(ready, method)(dataset, verbose=0)
+    one_line(error, "image", "dict")
+
+
+def test_bad_validation_data(ready):
+    with pytest.raises(ValueError) as error:
+        fit(ready, GOOD, validation_data=np.uint8(255 * GOOD))
+    one_line(error, "validation images", "[0, 1]")
+
+
+BAD_CODES = {
+    "too large": (np.full((2, 3), 2), ValueError, ["from 2 to 2", "0 to 1"]),
+    "negative": (np.full((2, 3), -1), ValueError, ["from -1 to -1", "0 to 1"]),
+    "one code": (np.zeros(3, int), ValueError, ["(3,)", "(n, 3)"]),
+    "too wide": (np.zeros((2, 4), int), ValueError, ["(2, 4)", "(n, 3)"]),
+    "empty": (np.zeros((0, 3), int), ValueError, ["(0, 3)", "(n, 3)"]),
+    "real": (np.zeros((2, 3)), TypeError, ["float64", "integers from 0 to 1"]),
+    "text": (np.full((2, 3), "a"), TypeError, ["dtype", "integers from 0 to 1"]),
+}
+
+
+@pytest.mark.parametrize("kind", list(BAD_CODES))
+def test_bad_codes(ready, kind):
+    codes, error_type, parts = BAD_CODES[kind]
+    with pytest.raises(error_type) as error:
+        ready.decode(codes)
+    one_line(error, *parts)
+
+
+def test_bad_codes_of_a_gaussian():
+    model = build(GaussianLatent(2))
+    for codes in (np.zeros((2, 3)), np.full((2, 2), np.nan), np.full((2, 2), "a")):
+        with pytest.raises((TypeError, ValueError)) as error:
+            model.decode(codes)
+        one_line(error, "codes")
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 1.5, "3"], ids=repr)
+def test_bad_counts(ready, count):
+    with pytest.raises(ValueError) as error:
+        ready.generate(count)
+    one_line(error, repr(count), "integer of at least 1")
+    with pytest.raises(ValueError) as error:
+        ready.log_likelihood(GOOD, num_samples=count)
+    one_line(error, "num_samples", repr(count), "integer of at least 1")
+
+
+def test_sample_weight_is_refused_for_arrays():
+    with pytest.raises(ValueError, match="sample_weight") as error:
+        fit(compiled(), GOOD, sample_weight=np.ones(4))
+    one_line(error, "leave it out")
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_sample_weight_is_refused_in_data_sets(method):
+    dataset = tf.data.Dataset.from_tensor_slices((GOOD, np.zeros(4), np.ones(4, np.float32))).batch(2)
+    with pytest.raises(ValueError, match="sample_weight") as error:
+        getattr(compiled(), method)(dataset, verbose=0)
+    one_line(error, "leave it out")
+
+
+def test_fit_without_compile_says_so():
+    with pytest.raises(ValueError, match="compile") as error:
+        fit(build(), GOOD)
+    one_line(error)
+
+
+ENCODER = lambda units: networks.dense_encoder(SHAPE, units, ())  # noqa: E731
+DECODER = lambda units, shape=SHAPE: networks.dense_decoder(units, shape, ())  # noqa: E731
+BITS = lambda: BernoulliLatent(3)  # noqa: E731
+WRONG_PARTS = {
+    "encoder's width": (lambda: (ENCODER(4), BITS(), DECODER(3)), ["encoder's output", "(4,)", "(3,)"]),
+    "decoder's input": (lambda: (ENCODER(3), BITS(), DECODER(4)), ["decoder's input", "(4,)", "(3,)"]),
+    "decoder's output": (
+        lambda: (ENCODER(3), BITS(), DECODER(3, (2, 3, 1))),
+        ["decoder's output", "(2, 3, 1)", "(2, 2, 1)"],
+    ),
+    "gaussian encoder": (lambda: (ENCODER(3), GaussianLatent(3), DECODER(3)), ["encoder's output", "(3,)", "(6,)"]),
+    "unbuilt encoder": (
+        lambda: (keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)]), BITS(), DECODER(3)),
+        ["encoder", "keras.Input"],
+    ),
+    "unbuilt decoder": (
+        lambda: (ENCODER(3), BITS(), keras.Sequential([keras.layers.Dense(4), keras.layers.Reshape(SHAPE)])),
+        ["decoder", "keras.Input"],
+    ),
+    "latent is a number": (lambda: (ENCODER(3), 3, DECODER(3)), ["latent", "3", "BernoulliLatent"]),
+    "latent is a class": (lambda: (ENCODER(3), BernoulliLatent, DECODER(3)), ["latent", "BernoulliLatent"]),
+    "encoder is a layer": (lambda: (keras.layers.Dense(3), BITS(), DECODER(3)), ["encoder", "keras.Model"]),
+    "decoder is a function": (lambda: (ENCODER(3), BITS(), lambda z: z), ["decoder", "keras.Model"]),
+    "flat images": (
+        lambda: (
+            keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]),
+            BITS(),
+            keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)]),
+        ),
+        ["encoder's input", "(None, 4)", "(None, H, W, C)"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(WRONG_PARTS))
+def test_wrong_parts(kind):
+    parts, words = WRONG_PARTS[kind]
+    with pytest.raises((TypeError, ValueError)) as error:
+        DiscreteVAE(*parts())
+    one_line(error, *words)
+
+
+@pytest.mark.parametrize("part", ["estimator", "likelihood"])
+@pytest.mark.parametrize("value", ["bernoulli", 3], ids=repr)
+def test_wrong_estimator_or_likelihood(part, value):
+    with pytest.raises((TypeError, ValueError)) as error:
+        build(**{part: value})
+    one_line(error, part, repr(value))
+
+
+@pytest.mark.parametrize("kind", ["subclass", "two inputs"])
+def test_encoders_whose_shapes_keras_does_not_know(kind):
+    class Subclass(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.layer = keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.layer(tf.reshape(x, (-1, 4)))
+
+    if kind == "subclass":
+        encoder = Subclass()
+        encoder(GOOD)
+    else:
+        inputs = [keras.Input(SHAPE), keras.Input(SHAPE)]
+        encoder = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs[0] + inputs[1])))
+    with pytest.raises((TypeError, ValueError)) as error:
+        DiscreteVAE(encoder, BITS(), DECODER(3))
+    one_line(error, "encoder")
+
+
+# --- precision and types --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.uint8, np.int64, bool])
+def test_other_dtypes_of_images(ready, dtype):
+    """Black and white images as anything: the same codes, likelihoods and training as float32."""
+    images = (GOOD > 0.5).astype(np.float32)
+    given = images.astype(dtype)
+    np.testing.assert_array_equal(ready.encode(given), ready.encode(images))
+    np.testing.assert_array_equal(ready.log_likelihood(given), ready.log_likelihood(images))
+
+    def loss(x):
+        model = build(exact=True)
+        model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+        return fit(model, x, shuffle=False)["loss"]
+
+    np.testing.assert_allclose(loss(given), loss(images), rtol=1e-6)
+
+
+def test_lists_and_tensors_are_images_too(ready):
+    expected = ready.encode(GOOD)
+    np.testing.assert_array_equal(ready.encode(GOOD.tolist()), expected)
+    np.testing.assert_array_equal(ready.encode(tf.constant(GOOD)), expected)
+    assert np.isfinite(fit(compiled(), tf.constant(GOOD))["loss"]).all()
+
+
+@pytest.mark.parametrize("name", ["fc_bvae", "cnn_cvae"])
+def test_mixed_precision(name):
+    """bfloat16 products, float32 logs, within the 3 digits of bfloat16 of the same float32 model.
+
+    Not on smaller images: oneDNN leaves the weights of a strided bfloat16 convolution that meet only the padding
+    of a 1x1 grid with arbitrary gradients.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = zoo.build(name, (16, 16, 1), 4, seed=0)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert all(v.dtype == "float32" for v in model.trainable_variables)
+    assert model.encoder(np.zeros((1, 16, 16, 1), np.float32)).dtype == tf.bfloat16
+    images = np.random.default_rng(0).uniform(size=(12, 16, 16, 1)).astype(np.float32)
+
+    reference = zoo.build(name, (16, 16, 1), 4, seed=0)
+    reference.set_weights(model.get_weights())
+    np.testing.assert_allclose(model.log_likelihood(images), reference.log_likelihood(images), rtol=5e-3)
+    assert model.log_likelihood(images).dtype == model.elbo(images).dtype == np.float32
+    assert model.decode(model.encode(images)).dtype == np.float32
+
+    start = model.get_weights()
+    model.compile(keras.optimizers.Adam(1e-3))
+    seen = []
+    record = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(dict(logs)))
+    history = fit(model, images, batch_size=5, epochs=2, callbacks=[record])
+    assert len(seen) == 6 and all(np.isfinite(value) for logs in seen for value in logs.values())
+    assert set(history) == {"loss", "log_likelihood", "kl"}
+    assert all(tracker.dtype == "float32" for tracker in model.metrics)
+    assert any(np.any(a != b) for a, b in zip(start, model.get_weights(), strict=True))
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_jit_compile():
+    """XLA gives the losses of the plain graph."""
+
+    def history(jit):
+        model = build(exact=True)
+        model.compile(keras.optimizers.SGD(0.1), jit_compile=jit)
+        return fit(model, random_images(8), shuffle=False, epochs=2)["loss"]
+
+    np.testing.assert_allclose(history(True), history(False), rtol=1e-5)
+
+
+def test_jit_compile_samples():
+    model = build(CategoricalLatent(3, variables=2))
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=True)
+    assert np.isfinite(fit(model, random_images(8), epochs=2)["loss"]).all()
+
+
+# --- non-finite losses ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad_batch", [2, 5])
+def test_stop_on_non_finite_loss(bad_batch):
+    """Batches of a repeating set, 3 steps per epoch; the NaN comes in epoch 1, step 3 or in epoch 2, step 3."""
+    images = np.stack([random_images(4, seed=i) for i in range(6)])
+    images[bad_batch, 0] = np.nan
+    dataset = tf.data.Dataset.from_tensor_slices(images)
+    model, reference = compiled(exact=True), compiled(exact=True)
+    with pytest.raises(FloatingPointError) as error:
+        model.fit(dataset, steps_per_epoch=3, epochs=2, verbose=0, callbacks=[callbacks.StopOnNonFiniteLoss()])
+    epoch = bad_batch // 3
+    one_line(error, f"epoch {epoch + 1}, step 3", "nan")
+    if epoch:
+        reference.fit(dataset.take(3), verbose=0)
+    for kept, good in zip(model.trainable_variables, reference.trainable_variables, strict=True):
+        np.testing.assert_allclose(kept, good, atol=1e-7)
+
+
+# --- saving ---------------------------------------------------------------------------------------------------------
+
+LOAD_AND_CONTINUE = """
+import sys, keras, numpy as np, tf_isvae
+directory = sys.argv[1]
+images = np.load(directory + "/images.npy")
+model = keras.models.load_model(directory + "/m.keras")
+results = dict(
+    iterations=model.optimizer.iterations.numpy(),
+    moments=np.concatenate([v.numpy().ravel() for v in model.optimizer.variables[2:]]),
+    codes=model.encode(images), reconstructed=model.reconstruct(images, seed=1),
+    elbo=model.elbo(images, seed=1), log_likelihood=model.log_likelihood(images, num_samples=20, seed=1),
+    generated=model.generate(7, seed=1),
+)
+results["loss"] = model.fit(images, batch_size=4, epochs=2, shuffle=False, verbose=0).history["loss"]
+np.savez(directory + "/results.npz", **results)
+"""
+
+
+def test_keras_file_in_a_fresh_process(tmp_path):
+    """Weights, optimizer state and noise: the loaded model goes on as the saved one would."""
+    model, images = build(BernoulliLatent(20), estimator=estimators.ImportanceSampling(2)), random_images(10)
+    model.compile(keras.optimizers.Adam(0.01))
+    fit(model, images, epochs=2)
+    model.save(tmp_path / "m.keras")
+    np.save(tmp_path / "images.npy", images)
+    in_fresh_process(LOAD_AND_CONTINUE, tmp_path)
+    results = np.load(tmp_path / "results.npz")
+
+    assert results["iterations"] == model.optimizer.iterations.numpy() == 6
+    moments = np.concatenate([v.numpy().ravel() for v in model.optimizer.variables[2:]])
+    assert np.abs(moments).max() > 0
+    np.testing.assert_array_equal(results["moments"], moments)
+    np.testing.assert_array_equal(results["codes"], model.encode(images))
+    np.testing.assert_allclose(results["reconstructed"], model.reconstruct(images, seed=1), atol=1e-6)
+    np.testing.assert_allclose(results["elbo"], model.elbo(images, seed=1), rtol=1e-5)
+    expected = model.log_likelihood(images, num_samples=20, seed=1)
+    np.testing.assert_allclose(results["log_likelihood"], expected, rtol=1e-5)
+    np.testing.assert_allclose(results["generated"], model.generate(7, seed=1), atol=1e-6)
+    expected = fit(model, images, epochs=2, shuffle=False)["loss"]
+    np.testing.assert_allclose(results["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "latent, options",
+    [
+        (lambda: CategoricalLatent(3, variables=2), {"likelihood": likelihoods.Gaussian(0.3)}),
+        (lambda: GaussianLatent(2), {"estimator": estimators.ImportanceSampling(3)}),
+        (lambda: BernoulliLatent(3), {"exact": True, "name": "mine"}),
+    ],
+    ids=["categories", "gaussian", "own estimator"],
+)
+def test_round_trip_of_all_parts(tmp_path, latent, options):
+    model, images = build(latent(), **options), random_images(5)
+    model.kl_weight.assign(2.5)
+    model.save(tmp_path / "m.keras")
+    copy = keras.models.load_model(tmp_path / "m.keras")
+    assert type(copy) is DiscreteVAE and copy.name == model.name and copy.seed == model.seed
+    for part in ("latent", "estimator", "likelihood"):
+        assert type(getattr(copy, part)) is type(getattr(model, part))
+        assert getattr(copy, part).get_config() == getattr(model, part).get_config()
+    assert float(copy.kl_weight.numpy()) == 2.5
+    np.testing.assert_allclose(copy.elbo(images, seed=1), model.elbo(images, seed=1), rtol=1e-6)
+    np.testing.assert_array_equal(copy.encode(images), model.encode(images))
+
+
+def test_mixed_precision_survives_saving(tmp_path):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = build()
+    finally:
+        keras.config.set_dtype_policy(before)
+    model.save(tmp_path / "m.keras")
+    copy = keras.models.load_model(tmp_path / "m.keras")
+    assert copy.dtype_policy.name == copy.encoder.layers[-1].dtype_policy.name == "mixed_bfloat16"
+    np.testing.assert_array_equal(copy.log_likelihood(GOOD), model.log_likelihood(GOOD))
+
+
+# --- several replicas -----------------------------------------------------------------------------------------------
+
+DISTRIBUTED = {  # images, batch size, a regulariser
+    "4 images, regularised": (4, 4, True),
+    "4 and 3 images": (7, 4, False),
+    "4 and 1 images": (5, 4, False),
+    "5 images": (5, 5, False),
+    "1 image": (1, 1, False),
+}
+
+TWO_REPLICAS = """
+import contextlib, json, sys
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras, numpy as np
+sys.path.insert(0, sys.argv[1])
+import test_model
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+assert strategy.num_replicas_in_sync == 2
+
+def train(distributed, images, batch_size, regulariser):
+    # One epoch of SGD: the weights after it and the logs, and those of an evaluation.
+    with strategy.scope() if distributed else contextlib.nullcontext():
+        model = test_model.build(exact=True)
+        if regulariser:
+            model.encoder.layers[-1].kernel_regularizer = keras.regularizers.L2(0.1)
+        model.compile(keras.optimizers.SGD(0.5), run_eagerly=not distributed)  # eagerly: nothing to trace
+    logs = model.fit(images, batch_size=batch_size, shuffle=False, verbose=0).history
+    evaluated = {}
+    if len(images) > batch_size:
+        evaluated = model.evaluate(images, batch_size=batch_size, verbose=0, return_dict=True)
+    weights = np.concatenate([w.numpy().ravel() for w in model.trainable_variables])
+    return {"weights": weights.tolist(), "logs": {k: v[0] for k, v in logs.items()}, "evaluated": evaluated}
+
+results = {}
+for name, (n, batch_size, regulariser) in test_model.DISTRIBUTED.items():
+    images = test_model.random_images(n)
+    one = train(False, images, batch_size, regulariser)
+    try:
+        two = train(True, images, batch_size, regulariser)
+    except Exception as error:
+        two = {"error": str(error)}
+    results[name] = [one, two]
+
+with strategy.scope():
+    model = test_model.build()
+    model.compile(keras.optimizers.SGD(0.5))
+seeds = strategy.run(lambda: model.noise_seed(3))
+results["seeds"] = [s.numpy().tolist() for s in strategy.experimental_local_results(seeds)]
+results["seed of one"] = test_model.build().noise_seed(3).numpy().tolist()
+
+# The default estimator, whose noise differs between the replicas: a step from 4 images, twice the same 2.
+images = test_model.random_images(2)
+before = [w.numpy() for w in model.trainable_variables]
+seeds = strategy.experimental_local_results(strategy.run(lambda: model.noise_seed(0)))
+model.fit(np.concatenate([images, images]), batch_size=4, shuffle=False, verbose=0)
+moved = [w.numpy() - b for w, b in zip(model.trainable_variables, before)]
+half = test_model.build()
+gradients = []
+for seed in seeds:
+    with tf.GradientTape() as tape:
+        posterior = half.latent.posterior(half.encoder(images))
+        z = posterior.sample(1, seed=seed)
+        log_p = half.likelihood.log_prob(half.decoder(z[0]), images)
+        loss = tf.reduce_mean(half.latent.kl(posterior) - log_p - tf.stop_gradient(log_p) * posterior.log_prob(z)[0])
+    gradients.append(tape.gradient(loss, half.trainable_variables))
+expected = [-0.5 * (a + b) / 2 for a, b in zip(*gradients)]
+results["noisy"] = [np.concatenate([np.ravel(w) for w in ws]).tolist() for ws in (moved, expected)]
+results["halves differ"] = bool(np.max(np.abs(gradients[0][0] - gradients[1][0])) > 1e-3)
+print("RESULTS" + json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def two_replicas():
+    output = in_fresh_process(TWO_REPLICAS, Path(__file__).parent)
+    return json.loads(output.split("RESULTS")[1])
+
+
+@pytest.mark.parametrize("case", list(DISTRIBUTED))
+def test_two_replicas_step_as_one(two_replicas, case):
+    """The same batches on one device and on two, also where a replica has fewer images, or none."""
+    one, two = two_replicas[case]
+    assert "error" not in two, two
+    np.testing.assert_allclose(two["weights"], one["weights"], atol=1e-6)
+    for logs in ("logs", "evaluated"):
+        assert one[logs].keys() == two[logs].keys()
+        for key, value in one[logs].items():
+            assert math.isclose(two[logs][key], value, rel_tol=1e-5), (logs, key)
+
+
+def test_replicas_draw_different_noise(two_replicas):
+    first, second = two_replicas["seeds"]
+    assert first != second
+    assert first == two_replicas["seed of one"]
+
+
+def test_two_replicas_with_noise_by_hand(two_replicas):
+    """The mean of the gradients of both halves, each with the noise of its replica."""
+    moved, expected = two_replicas["noisy"]
+    assert two_replicas["halves differ"]
+    np.testing.assert_allclose(moved, expected, atol=1e-6)

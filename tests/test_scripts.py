@@ -1,0 +1,236 @@
+"""scripts: what they print, write and exit with."""
+
+import csv
+import dataclasses
+import json
+import os
+import random
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from tf_isvae import training
+
+SCRIPT = ROOT / "scripts" / "train.py"
+EPOCHS = 15
+DIGITS = ["--dataset", "digits", "--image-size", "8", "--latent-dim", "6", "--batch-size", "300", "--seed", "3"]
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path, capfd):
+    """Runs train.py in this process, in an empty directory: (exit status, standard output, standard error)."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capfd.readouterr()
+
+    return run
+
+
+def one_line(text, *words):
+    assert text.count("\n") == 1 and text.endswith("\n") and "Traceback" not in text, text
+    for word in words:
+        assert word in text, text
+
+
+# --- Whole runs, each in a process of its own.
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The completed process, and the run directory."""
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    command = [sys.executable, SCRIPT, *DIGITS, "--epochs", EPOCHS, "--run-dir", run_dir]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Without the setting of the tests: the script itself keeps TensorFlow quiet.
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
+    return done, run_dir
+
+
+def test_a_run(finished):
+    done, run_dir = finished
+    assert done.returncode == 0 and done.stderr == ""
+    written = {str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file()}
+    assert {"config.json", "model.keras", "history.csv", "timing.csv", "metrics.json"} <= written
+    assert {"figures/training_curves.png", "figures/reconstructions.png", "figures/prior_samples.png"} <= written
+    assert any(name.startswith("tensorboard/train/events") for name in written)
+    config = json.loads((run_dir / "config.json").read_text())
+    assert (config["epochs"], config["image_size"], config["latent_dim"]) == (EPOCHS, [8, 8], 6)
+    for name in ("config.json", "model.keras", "figures/prior_samples.png", "tensorboard/"):
+        assert f"{run_dir / name}" in done.stdout
+
+
+def test_the_table_shows_the_metrics(finished):
+    done, run_dir = finished
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    with open(run_dir / "history.csv", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert f"after {EPOCHS} epochs, test images, nats per image" in done.stdout
+    for label, name in (("-ELBO", "val_loss"), (r"log-likelihood .*", "val_log_likelihood"), (r"KL\(.*", "val_kl")):
+        (shown,) = re.findall(rf"^  {label} +(\S+)$", done.stdout, re.MULTILINE)
+        assert float(shown) == round(metrics[name], 2) == round(float(last[name]), 2)
+
+
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=lambda x: str(int(x))
+)
+def test_stopped_and_resumed(finished, tmp_path, script, number, status):
+    """At a random moment after the first checkpoint; what is resumed ends as the uninterrupted run did."""
+    run_dir = tmp_path / "run"
+    command = [sys.executable, SCRIPT, *DIGITS, "--epochs", EPOCHS, "--run-dir", run_dir]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(
+        [*map(str, command)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(run_dir.glob("checkpoints/*.npz")):
+            assert running.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.2))
+        running.send_signal(number)
+        errors = running.communicate(timeout=60)[1]
+    finally:
+        running.kill()
+    assert running.returncode == status
+    if status > 0:
+        one_line(errors, "stopped by", signal.Signals(number).name, "is kept in", str(run_dir))
+    assert not (run_dir / "metrics.json").exists(), "the run was over before the signal: the test shows nothing"
+    status, output, errors = script("--resume", "--run-dir", run_dir)
+    assert (status, errors) == (0, "")
+    assert (run_dir / "history.csv").read_bytes() == (finished[1] / "history.csv").read_bytes()
+    one, other = (keras.models.load_model(folder / "model.keras").get_weights() for folder in (run_dir, finished[1]))
+    assert all((a == b).all() for a, b in zip(one, other, strict=True))
+
+
+# --- Runs in this process.
+
+
+def test_a_folder_of_images(script, tmp_path):
+    """End to end: colour images of different sizes, no test split."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        image = rng.integers(0, 256, (10 + i % 3, 12, 3), dtype=np.uint8)
+        path = tmp_path / "photos" / "some" / f"{i}.{'png' if i % 2 else 'jpg'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    arguments = ["--dataset", "photos", "--image-size", "8x6", "--channels", 1, "--binarize", "dynamic"]
+    status, output, errors = script(*arguments, "--batch-size", 16, "--epochs", 1, "--latent-dim", 3)
+    assert (status, errors) == (0, "")
+    assert "after 1 epochs, train images" in output
+    run_dir = tmp_path / "runs" / "fc_bvae_photos"
+    model = keras.models.load_model(run_dir / "model.keras")
+    assert model.image_shape == (8, 6, 1)
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert "val_loss" not in metrics and metrics["steps"] == 3
+    # Binary images of 48 pixels, hardly learnt: about ln 2 a pixel.
+    assert 25 < metrics["loss"] < 40
+
+
+def test_an_enormous_learning_rate(script, tmp_path):
+    status, _, errors = script(*DIGITS, "--epochs", 2, "--learning-rate", "1e30")
+    assert status == 1
+    one_line(errors, "train.py: failed: the loss became", "in epoch", "step", "learning rate")
+    assert (tmp_path / "runs" / "fc_bvae_digits" / "model.keras").exists()
+
+
+def test_a_data_set_that_cannot_be_downloaded(script, tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    for scheme in ("http", "https", "all"):
+        monkeypatch.delenv(f"{scheme}_proxy", raising=False)
+        monkeypatch.delenv(f"{scheme}_proxy".upper(), raising=False)
+    status, output, errors = script("--dataset", "mnist", "--data-dir", tmp_path / "tfds")
+    assert (status, output) == (1, "")
+    one_line(errors, "train.py: failed: mnist is not in", "must be downloaded", "TFDS_DATA_DIR")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ("--model vae", ["'vae'", "fc_bvae"]),
+        ("--dataset mnits", ["'mnits'", "Did you mean"]),
+        ("--dataset ./missing", ["missing does not exist"]),
+        ("--precision float16", ["'float16'", "mixed_bfloat16"]),
+        ("--strategy tpu", ["'tpu'", "mirrored"]),
+        ("--recipe quick", ["'quick'", "best"]),
+        ("--latent-dim 0", ["is 0", "integer of at least 1"]),
+        ("--latent-dim x", ["--latent-dim", "'x'"]),
+        ("--epochs 0", ["epochs", "at least 1"]),
+        ("--batch-size 0", ["batch_size", "at least 1"]),
+        ("--seed -1", ["seed", "at least 0"]),
+        ("--learning-rate nan", ["learning_rate", "nan"]),
+        ("--learning-rate -1", ["learning_rate", "-1"]),
+        ("--image-size abc", ["--image-size", "'abc'"]),
+        ("--image-size 1x2x3", ["--image-size", "'1x2x3'"]),
+        ("--image-size 0", ["image_size=0", "at least 1"]),
+        ("--channels 2", ["channels=2"]),
+        ("--binarize often", ["binarize='often'"]),
+        ("--colour red", ["unrecognized arguments: --colour red", "--help"]),
+        ("--epoch 3", ["unrecognized arguments", "--help"]),
+        ("stray", ["unrecognized arguments: stray"]),
+        ("--epochs", ["--epochs", "expected one argument"]),
+        ("--resume", ["to resume, give run_dir"]),
+        ("--resume --run-dir nothing", ["nothing holds no run"]),
+    ],
+)
+def test_bad_arguments(script, tmp_path, arguments, words):
+    status, output, errors = script("--dataset", "digits", "--epochs", "1", *arguments.split())
+    assert (status, output) == (2, "")
+    one_line(errors, "train.py: error: ", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_directory_that_cannot_be_written(script, tmp_path):
+    """Below a regular file, where even the administrator may not write."""
+    (tmp_path / "file").write_text("kept")
+    for run_dir in ("file", "file/run", "/proc/run"):
+        status, output, errors = script("--dataset", "digits", "--image-size", "8", "--run-dir", run_dir)
+        assert (status, output) == (2, "")
+        one_line(errors, "train.py: error: ", run_dir, "choose a")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_run_directory_in_use(finished, script):
+    run_dir = finished[1]
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    for arguments, word in (
+        ([*DIGITS], "already holds another run"),
+        (["--resume"], "is finished"),
+        (["--resume", "--seed", 4, "--epochs", 9], f"epochs is {EPOCHS} in the run and 9 now; seed is 3 in the run"),
+    ):
+        status, output, errors = script(*arguments, "--run-dir", run_dir)
+        assert (status, output) == (2, "")
+        one_line(errors, "train.py: error: ", word)
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+def test_help_lists_every_option(script):
+    status, output, errors = script("--help")
+    assert (status, errors) == (0, "")
+    listed = set(re.findall(r"^  --([a-z-]+) ", output, re.MULTILINE))
+    assert {"model", "dataset", "epochs", "batch-size", "learning-rate", "seed", "run-dir", "resume"} <= listed
+    settings = {field.name.replace("_", "-") for field in dataclasses.fields(training.Config)}
+    assert listed - {"resume"} <= settings

@@ -1,0 +1,350 @@
+"""training: a run leaves what it promises, and one that was stopped ends as if it had not been."""
+
+import csv
+import dataclasses
+import json
+import math
+import re
+import shutil
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tf_isvae import datasets, training
+from tf_isvae.callbacks import NonFiniteLoss
+from tf_isvae.training import Config
+
+STEPS = 3  # an epoch: 1,437 digits in batches of 500
+
+
+def config(run_dir, **settings):
+    """Three epochs of a small model, 9 steps in all."""
+    small = {"dataset": "digits", "image_size": (8, 8), "latent_dim": 6, "epochs": 3, "batch_size": 500, "seed": 1}
+    return Config(**{**small, "run_dir": str(run_dir), **settings})
+
+
+def stop_at(monkeypatch, step, number):
+    """Makes a run receive a signal in its `step`-th step; returns a function that undoes it."""
+    on_train_batch_end = training.Run.on_train_batch_end
+
+    def and_stop(self, batch, logs=None):
+        if self.step == step:
+            signal.raise_signal(number)
+        on_train_batch_end(self, batch, logs)
+
+    monkeypatch.setattr(training.Run, "on_train_batch_end", and_stop)
+    return lambda: monkeypatch.setattr(training.Run, "on_train_batch_end", on_train_batch_end)
+
+
+def run_in_two_parts(monkeypatch, settings, step, number, between=lambda: None):
+    go_on = stop_at(monkeypatch, step, number)
+    with pytest.raises(training.Interrupted) as stopped:
+        training.train(settings)
+    assert stopped.value.signal == number and settings.run_dir in str(stopped.value)
+    go_on()
+    between()
+    return training.train(settings, resume=True)[1]
+
+
+def same_run(one, other):
+    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
+    models = [keras.models.load_model(folder / "model.keras") for folder in (one, other)]
+    weights = [model.get_weights() + [v.numpy() for v in model.optimizer.variables] for model in models]
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def history(run_dir):
+    with open(run_dir / "history.csv", newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(metrics, run directory) of a run that was not interrupted."""
+    return training.train(config(tmp_path_factory.mktemp("runs") / "finished"))
+
+
+# --- What a run is, and what it leaves.
+
+
+@pytest.mark.parametrize("model", ["fc_bvae", "fc_cvae", "cnn_bvae", "cnn_cvae"])
+def test_the_defaults_are_the_papers(model):
+    settings = Config(model=model)
+    assert (settings.epochs, settings.batch_size, settings.learning_rate) == (300, 2048, 1e-3)
+    assert (settings.estimator, settings.schedule, settings.kl_epochs) == ("ImportanceSampling", "constant", 0)
+    assert (settings.precision, settings.strategy, settings.seed) == ("float32", "default", 0)
+    assert Config().model == "fc_bvae" and Config().dataset == "mnist" and Config().binarize is None
+
+
+def test_what_a_run_leaves(finished):
+    metrics, run_dir = finished
+    expected = ["config.json", "figures", "history.csv", "metrics.json", "model.keras", "tensorboard", "timing.csv"]
+    assert sorted(path.name for path in run_dir.iterdir()) == expected
+    assert training.stored_config(run_dir) == config(run_dir)
+    assert json.loads((run_dir / "config.json").read_text())["versions"]["tensorflow"] == tf.__version__
+    for name in ("training_curves", "reconstructions", "prior_samples"):
+        with Image.open(run_dir / "figures" / f"{name}.png") as figure:
+            figure.load()
+    assert json.loads((run_dir / "metrics.json").read_text()) == metrics
+
+
+def test_metrics_are_the_last_row_of_the_history(finished):
+    metrics, run_dir = finished
+    rows = history(run_dir)
+    assert [row.pop("epoch") for row in rows] == [1, 2, 3]
+    assert {name: metrics[name] for name in rows[-1]} == rows[-1]
+    assert list(rows[0]) == ["kl", "log_likelihood", "loss", "val_kl", "val_log_likelihood", "val_loss"]
+    for row in rows:
+        for prefix in ("", "val_"):
+            assert row[prefix + "loss"] == pytest.approx(row[prefix + "kl"] - row[prefix + "log_likelihood"], rel=1e-5)
+    assert rows[-1]["val_loss"] < rows[0]["val_loss"] - 1
+    assert (metrics["epochs"], metrics["steps"]) == (3, 3 * STEPS)
+
+
+def test_timing_grows(finished):
+    metrics, run_dir = finished
+    with open(run_dir / "timing.csv", newline="") as file:
+        seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+    assert len(seconds) == 3 and 0 < seconds[0] < seconds[1] < seconds[2] == metrics["seconds"]
+
+
+def test_the_model_evaluates_as_reported(finished):
+    metrics, run_dir = finished
+    model = keras.models.load_model(run_dir / "model.keras")
+    test = datasets.load("digits", "test", batch_size=500, image_size=8)
+    loss = model.evaluate(test, verbose=0, return_dict=True)["loss"]
+    assert loss == pytest.approx(metrics["val_loss"], abs=0.5)  # another sample of z for each image
+    layers = [network.count_params() for network in (model.encoder, model.decoder)]
+    assert metrics["parameters"] == sum(layers)
+
+
+def test_tensorboard_shows_the_history(finished):
+    _, run_dir = finished
+    rows = history(run_dir)
+    for part, name in (("train", "loss"), ("validation", "val_loss")):
+        (path,) = (run_dir / "tensorboard" / part).glob("events*")
+        values = {}
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                if value.tag == "epoch_loss":
+                    values[event.step] = float(tf.make_ndarray(value.tensor))
+        np.testing.assert_allclose([values[i] for i in sorted(values)], [row[name] for row in rows], rtol=1e-6)
+
+
+def test_another_seed_is_another_run(finished, tmp_path):
+    training.train(config(tmp_path / "run", seed=2, epochs=1))
+    assert history(tmp_path / "run")[0] != history(finished[1])[0]
+
+
+def test_mixed_precision(tmp_path):
+    metrics, run_dir = training.train(config(tmp_path / "run", precision="mixed_bfloat16", epochs=1))
+    assert math.isfinite(metrics["val_loss"])
+    assert keras.config.dtype_policy().name == "float32", "the global policy is put back"
+    model = keras.models.load_model(run_dir / "model.keras")
+    dense = [layer for layer in model.encoder.layers if isinstance(layer, keras.layers.Dense)]
+    assert dense[0].compute_dtype == "bfloat16" and all(w.dtype == np.float32 for w in model.get_weights())
+
+
+MIRRORED = """
+import sys, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tf_isvae import training
+settings = dict(dataset="digits", image_size=(8, 8), latent_dim=6, epochs=2, batch_size=500, seed=1)
+metrics, _ = training.train(training.Config(**settings, run_dir=sys.argv[1], strategy="mirrored"))
+print(len(tf.config.list_logical_devices("CPU")), metrics["steps"])
+"""
+
+
+def test_two_replicas(finished, tmp_path, fresh_python):
+    """They learn what one does: the noise differs, the first epochs hardly do."""
+    done = fresh_python("-c", MIRRORED, tmp_path / "run", environment={"CUDA_VISIBLE_DEVICES": "-1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"2 {2 * STEPS}"
+    for ours, theirs in zip(history(tmp_path / "run"), history(finished[1]), strict=False):
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=0.02)
+
+
+# --- Stopped and resumed.
+
+
+@pytest.mark.parametrize(
+    "step, number",
+    [(2, signal.SIGINT), (2 * STEPS, signal.SIGTERM)],
+    ids=["inside the first epoch", "at the end of an epoch"],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(finished, tmp_path, monkeypatch, step, number):
+    run_dir = run_in_two_parts(monkeypatch, config(tmp_path / "run"), step, number)
+    same_run(run_dir, finished[1])
+    assert not (run_dir / "checkpoints").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, monkeypatch, capsys):
+    """Stopped in epoch 2, whose checkpoint is then damaged: the run goes on from the end of epoch 1."""
+    newest = tmp_path / "run" / "checkpoints" / f"{STEPS + 2:012d}.npz"
+
+    def damage():
+        assert sorted(path.name for path in newest.parent.iterdir()) == [f"{STEPS:012d}.npz", newest.name]
+        newest.write_bytes(newest.read_bytes()[:-1000])
+
+    run_dir = run_in_two_parts(monkeypatch, config(tmp_path / "run"), STEPS + 2, signal.SIGINT, damage)
+    same_run(run_dir, finished[1])
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
+    assert len(warnings) == 1 and newest.name in warnings[0]
+
+
+def test_everything_random_is_resumed(tmp_path, monkeypatch):
+    """Binarisation anew in each epoch, a schedule of the learning rate, and annealing of the KL term."""
+    settings = {"binarize": "dynamic", "schedule": "cosine", "kl_start": 5.0, "kl_epochs": 2, "estimator": "DisARM"}
+    uninterrupted = training.train(config(tmp_path / "whole", **settings))[1]
+    resumed = run_in_two_parts(monkeypatch, config(tmp_path / "parts", **settings), STEPS + 1, signal.SIGTERM)
+    same_run(resumed, uninterrupted)
+
+
+def test_a_run_without_a_checkpoint_begins_anew(finished, tmp_path):
+    settings = config(tmp_path / "run")
+    training._begin_run_dir(tmp_path / "run", settings)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "000000000003.npz").write_bytes(b"damaged")
+    same_run(training.train(settings, resume=True)[1], finished[1])
+
+
+@pytest.fixture
+def stopped(finished, tmp_path):
+    """A copy of a run directory that can be resumed."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished[1], run_dir)
+    (run_dir / "metrics.json").unlink()
+    return run_dir
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_contradicting_settings_are_all_named(stopped):
+    before = contents(stopped)
+    with pytest.raises(ValueError) as error:
+        training.train(config(stopped, epochs=9, learning_rate=0.5, model="fc_cvae"), resume=True)
+    text = str(error.value)
+    for difference in ("'fc_bvae' in the run and 'fc_cvae' now", "3 in the run and 9 now", "0.5 now"):
+        assert difference in text
+    assert "\n" not in text and "seed" not in text and contents(stopped) == before
+
+
+def test_a_finished_run_is_not_resumed(finished):
+    with pytest.raises(ValueError, match="is finished; there is nothing to resume"):
+        training.train(config(finished[1]), resume=True)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": "fc_bvae"}', "null"])
+def test_a_strange_config_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"is not the config.json of a run \(") as error:
+        training.train(config(tmp_path), resume=True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("")])
+def test_nothing_to_resume(tmp_path, make):
+    make(tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        training.train(config(tmp_path / "run"), resume=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_of_another_model_is_refused(stopped, capsys):
+    (stopped / "checkpoints").mkdir()
+    np.savez(stopped / "checkpoints" / "000000000003.npz", progress='{"step": 3}', **{"model/0": np.zeros(3)})
+    with pytest.raises(ValueError, match="of another model"):
+        training.train(config(stopped), resume=True)
+
+
+# --- Refused before anything is written.
+
+
+@pytest.mark.parametrize("new", [{}, {"model": "cnn_bvae"}])
+def test_a_run_directory_in_use_is_refused(stopped, new):
+    before = contents(stopped)
+    with pytest.raises(FileExistsError, match="already holds another run"):
+        training.train(config(stopped, **new))
+    assert contents(stopped) == before
+
+
+def test_an_empty_directory_is_used_and_names_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert training._choose_run_dir(config("empty"), resume=False).name == "empty"
+    for expected in ("fc_bvae_digits", "fc_bvae_digits-2", "fc_bvae_digits-3"):
+        run_dir = training._choose_run_dir(Config(dataset="digits"), resume=False)
+        assert str(run_dir) == f"runs/{expected}"
+        run_dir.mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"model": "vae"}, ["'vae'", "fc_bvae"]),
+        ({"recipe": "quick"}, ["'quick'", "paper, best"]),
+        ({"estimator": "Magic"}, ["'Magic'", "ImportanceSampling"]),
+        ({"estimator": "Estimator"}, ["'Estimator'", "ImportanceSampling"]),
+        ({"schedule": "linear"}, ["'linear'", "constant, cosine"]),
+        ({"precision": "float16"}, ["'float16'", "mixed_bfloat16"]),
+        ({"strategy": "tpu"}, ["'tpu'", "mirrored"]),
+        ({"epochs": 0}, ["epochs", "0", "at least 1"]),
+        ({"epochs": 2.5}, ["epochs", "2.5", "integer"]),
+        ({"batch_size": True}, ["batch_size", "True", "integer"]),
+        ({"seed": -1}, ["seed", "-1", "at least 0"]),
+        ({"learning_rate": -1}, ["learning_rate", "-1", "positive"]),
+        ({"learning_rate": math.nan}, ["learning_rate", "nan", "positive"]),
+        ({"learning_rate": math.inf}, ["learning_rate", "inf", "positive"]),
+        ({"learning_rate": "fast"}, ["learning_rate", "'fast'", "positive"]),
+        ({"kl_start": 0}, ["kl_start", "0", "positive"]),
+        ({"kl_epochs": -1}, ["kl_epochs", "-1", "at least 0"]),
+        ({"latent_dim": 0}, ["is 0", "integer of at least 1"]),
+        ({"latent_dim": 2.5}, ["2.5", "integer"]),
+        ({"dataset": "mnits"}, ["'mnits'", "Did you mean"]),
+        ({"image_size": (0, 8)}, ["image_size=0", "at least 1"]),
+        ({"channels": 2}, ["channels=2", "1 (grey), 3 (RGB)"]),
+        ({"binarize": "often"}, ["binarize='often'", "dynamic"]),
+    ],
+    ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path, settings, words):
+    with pytest.raises((ValueError, TypeError)) as error:
+        training.train(config(tmp_path / "run", **settings))
+    text = str(error.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().epochs = 3
+
+
+# --- A run that goes wrong.
+
+
+def test_a_loss_that_is_not_finite(tmp_path):
+    with pytest.raises(NonFiniteLoss) as error:
+        training.train(config(tmp_path / "run", learning_rate=1e30))
+    found = re.match(r"the loss became (nan|inf|-inf) in epoch (\d+), step (\d+); (.*)", str(error.value))
+    assert found and "\n" not in str(error.value)
+    epoch, step = int(found[2]), int(found[3])
+    assert 1 <= epoch <= 3 and 1 <= step <= STEPS
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    images = next(iter(datasets.load("digits", "test", batch_size=50, image_size=8)))
+    assert np.isfinite(model.elbo(images)).all()
+    assert not (tmp_path / "run" / "metrics.json").exists()
