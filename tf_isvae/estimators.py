@@ -51,9 +51,9 @@ class Estimator:
 
 
 def _check_count(estimator: str, argument: str, value: int, minimum: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
         raise ValueError(f"{estimator}: {argument} is {value!r}; it must be an integer of at least {minimum}.")
-    return value
+    return int(value)
 
 
 @keras.saving.register_keras_serializable("tf_isvae")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Callable
 
@@ -27,7 +28,8 @@ def check_images(images, image_shape: tuple[int, int, int], name: str = "images"
     """
     images = np.asarray(images)
     expected = f"(n, {', '.join(map(str, image_shape))})"
-    if not (np.issubdtype(images.dtype, np.number) or images.dtype in (np.bool_, tf.bfloat16.as_numpy_dtype)):
+    is_real = np.issubdtype(images.dtype, np.number) and not np.issubdtype(images.dtype, np.complexfloating)
+    if not (is_real or images.dtype in (np.bool_, tf.bfloat16.as_numpy_dtype)):
         raise TypeError(f"{name} have dtype {images.dtype}; they must be numbers in [0, 1] of shape {expected}.")
     if images.shape[1:] != tuple(image_shape) or not len(images):
         raise ValueError(
@@ -92,7 +94,7 @@ class DiscreteVAE(keras.Model):
             raise TypeError(f"estimator is {estimator!r}; it must be an object of tf_isvae.estimators.")
         if not isinstance(self.likelihood, likelihoods.Likelihood):
             raise TypeError(f"likelihood is {likelihood!r}; it must be an object of tf_isvae.likelihoods.")
-        self.seed = random.randint(0, 2**31 - 1) if seed is None else int(seed)
+        self.seed = random.randint(0, 2**31 - 1) if seed is None else operator.index(seed)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.image_shape = tuple(encoder.input_shape[1:])
         # The weight of the KL term in training. A variable, so that a callback may change it; the logs ignore it.
@@ -205,6 +207,8 @@ class DiscreteVAE(keras.Model):
     def _check_first(self, x, name: str = "images") -> None:
         if isinstance(x, tf.data.Dataset):
             x = next(iter(x.take(1)), None)
+            if x is None:
+                raise ValueError(f"{name} come as a data set without any batch; it must have at least 1.")
         if isinstance(x, (tuple, list)) and x:
             x = x[0]
         if isinstance(x, dict):

@@ -40,6 +40,14 @@ def _grids(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
     return grids
 
 
+def _check_bfloat16(grids: list[tuple[int, int]]) -> None:
+    if keras.config.dtype_policy().compute_dtype == "bfloat16" and (1, 1) in grids[:-1]:
+        raise ValueError(
+            f"images of {grids[0][0]}x{grids[0][1]} shrink to one pixel before the last convolution, where "
+            "TensorFlow's bfloat16 convolutions give wrong gradients on a CPU; use float32, larger images, or dense networks."
+        )
+
+
 def dense_encoder(image_shape: Sequence[int], units: int, hidden: Sequence[int] = (1024,)) -> keras.Model:
     """Table 1, FC: flatten, Dense 1024 relu, Dense `units` linear."""
     return keras.Sequential(
@@ -69,6 +77,7 @@ def dense_decoder(units: int, image_shape: Sequence[int], hidden: Sequence[int] 
 
 def conv_encoder(image_shape: Sequence[int], units: int) -> keras.Model:
     """Table 1, CNN: four Conv 3x3 stride 2 relu (32, 64, 64, 128), flatten, Dense `units` linear."""
+    _check_bfloat16(_grids(_check_sizes(image_shape, units)))
     return keras.Sequential(
         [
             keras.Input(_check_sizes(image_shape, units), name="images"),
@@ -88,6 +97,7 @@ def conv_decoder(units: int, image_shape: Sequence[int]) -> keras.Model:
     """
     image_shape = _check_sizes(image_shape, units)
     *grids, last = _grids(image_shape)
+    _check_bfloat16([*grids, last])
     channels = math.ceil(units / math.prod(last))
     upwards = []
     smaller = last
