@@ -8,7 +8,6 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 import tensorflow as tf
-from sklearn import metrics
 
 from tf_isvae import estimators
 from tf_isvae.model import DiscreteVAE, check_images
@@ -153,6 +152,8 @@ def clustering(codes, labels) -> dict[str, float]:
         classes_found: how many labels are the commonest of some cluster.
         clusters: how many clusters there are.
     """
+    from sklearn import metrics  # here, because it takes a second to import
+
     labels = np.asarray(labels)
     clusters = np.unique(np.asarray(codes).reshape(len(labels), -1), axis=0, return_inverse=True)[1].ravel()
     table = metrics.cluster.contingency_matrix(labels, clusters)

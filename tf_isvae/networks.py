@@ -42,9 +42,10 @@ def _grids(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
 
 def _check_bfloat16(grids: list[tuple[int, int]]) -> None:
     if keras.config.dtype_policy().compute_dtype == "bfloat16" and (1, 1) in grids[:-1]:
+        height, width = grids[0]
         raise ValueError(
-            f"images of {grids[0][0]}x{grids[0][1]} shrink to one pixel before the last convolution, where "
-            "TensorFlow's bfloat16 convolutions give wrong gradients on a CPU; use float32, larger images, or dense networks."
+            f"images of {height}x{width} shrink to one pixel before the last convolution, where TensorFlow's bfloat16 "
+            "convolutions give wrong gradients on a CPU; use float32, larger images, or dense networks."
         )
 
 
