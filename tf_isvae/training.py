@@ -163,7 +163,8 @@ def _load(config: Config, split: str, **where) -> tf.data.Dataset:
         seed=config.seed if split == "train" else None,
         image_size=config.image_size,
         channels=config.channels,
-        binarize=config.binarize,
+        # The test images are drawn once, so that all epochs, also those of a resumed run, see the same.
+        binarize="static" if config.binarize and split == "test" else config.binarize,
         data_dir=config.data_dir,
         **where,
     )
@@ -329,7 +330,7 @@ class Run(keras.callbacks.Callback):
     @property
     def step(self) -> int:
         """How many steps have been taken since the run began."""
-        return int(self.model.optimizer.iterations)
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))  # also where replicas mirror it
 
     def fit(self, config: Config, train_set: tf.data.Dataset, test_set: tf.data.Dataset | None) -> None:
         """Trains from the present step to the end; `train_set` holds all batches from there on."""
@@ -446,8 +447,9 @@ class Run(keras.callbacks.Callback):
         progress = checkpoint["progress"]
         self.history, self.seconds = progress["history"], progress["seconds"]
         self.seconds_before = progress["elapsed"]
-        # Keras sets the running means of an epoch to 0 when it begins.
-        self.restored_means = [checkpoint[name] for name in state if name.startswith("mean/")]
+        # Inside an epoch; Keras sets its running means to 0 when it begins.
+        if self.step % self.steps_per_epoch:
+            self.restored_means = [checkpoint[name] for name in state if name.startswith("mean/")]
 
     def save_model(self) -> None:
         """Writes model.keras, whole or not at all."""
