@@ -158,3 +158,16 @@ def test_small_convolutions_in_bfloat16_are_refused(build):
     finally:
         keras.config.set_dtype_policy(before)
     assert "8x8" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["dense", "conv"])
+def test_start_at_mean(name):
+    """With the other weights of the last layer at 0, the output is the logit of the mean, for any z."""
+    mean = np.random.default_rng(0).uniform(0.05, 0.95, (8, 9, 2)).astype(np.float32)
+    decoder = (networks.dense_decoder if name == "dense" else networks.conv_decoder)(3, (8, 9, 2))
+    networks.start_at_mean(decoder, mean)
+    last = [layer for layer in decoder.layers if layer.weights][-1]
+    last.kernel.assign(np.zeros(last.kernel.shape))
+    images = 1 / (1 + np.exp(-decoder(np.ones((1, 3))).numpy()[0]))
+    expected = mean if name == "dense" else np.broadcast_to(mean.mean(axis=(0, 1)), mean.shape)
+    np.testing.assert_allclose(images, expected, rtol=1e-5)

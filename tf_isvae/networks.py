@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 from keras import layers
 
 STRIDES = 2
@@ -125,3 +126,17 @@ def conv_decoder(units: int, image_shape: Sequence[int]) -> keras.Model:
         ],
         name="conv_decoder",
     )
+
+
+def start_at_mean(decoder: keras.Model, mean_image: np.ndarray) -> None:
+    """Sets the decoder's last bias so that an untrained model gives about the mean image (H, W, C) for every z.
+
+    Otherwise the first thing that any z can do for any image is to lower the overall brightness. All posteriors then
+    agree on the one z that does it best, and, once certain, hardly move again. Where the last bias is one number a
+    channel (convolutions), it is set to the mean of the channel.
+    """
+    layer = next(layer for layer in reversed(decoder.layers) if getattr(layer, "bias", None) is not None)
+    if math.prod(layer.bias.shape) != mean_image.size:
+        mean_image = mean_image.mean(axis=(0, 1))
+    mean = np.clip(mean_image.ravel(), 0.01, 0.99)
+    layer.bias.assign(np.log(mean / (1 - mean)))
