@@ -28,6 +28,7 @@ def make_parser() -> command_line.Parser:
     add("--model", help="fc_bvae, fc_cvae, cnn_bvae or cnn_cvae")
     add("--dataset", help="mnist, fashion_mnist, digits, another TFDS name, an .npz file or a folder of images")
     add("--recipe", help="paper, or best: estimator, schedule and defaults of the options below")
+    add("--estimator", help="a class of tf_isvae.estimators, such as ImportanceSampling or DisARM")
     add("--latent-dim", type=int, help="bits or categories")
     add("--epochs", type=int)
     add("--batch-size", type=int)
@@ -49,8 +50,10 @@ def main(arguments: argparse.Namespace) -> None:
 
     settings = vars(arguments)
     resume = settings.pop("resume", False)
-    config = training.stored_config(settings.get("run_dir")) if resume else training.Config()
-    config = dataclasses.replace(config, **settings)
+    if resume:
+        config = dataclasses.replace(training.stored_config(settings.get("run_dir")), **settings)
+    else:
+        config = training.Config(**settings)
     metrics, run_dir = training.train(config, resume=resume)
     split = "test" if "val_loss" in metrics else "train"
     prefix = "val_" if split == "test" else ""

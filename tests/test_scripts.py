@@ -148,6 +148,19 @@ def test_a_folder_of_images(script, tmp_path):
     assert 25 < metrics["loss"] < 40
 
 
+@pytest.mark.parametrize("arguments", [[], ["--estimator", "LeaveOneOut"]], ids=["default", "changed"])
+def test_the_best_recipe(script, tmp_path, arguments):
+    """What a recipe sets holds unless an option says otherwise, also where another recipe is the default."""
+    settings = [*DIGITS, "--epochs", 1, "--model", "fc_cvae", "--recipe", "best", "--run-dir", tmp_path / "run"]
+    status, _, errors = script(*settings, *arguments)
+    assert status == 0, errors
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    expected = {**training.RECIPES["best"]["fc_cvae"], "epochs": 1, "batch_size": 300}
+    if arguments:
+        expected["estimator"] = "LeaveOneOut"
+    assert {name: stored[name] for name in expected} == expected
+
+
 def test_an_enormous_learning_rate(script, tmp_path):
     status, _, errors = script(*DIGITS, "--epochs", 2, "--learning-rate", "1e30")
     assert status == 1

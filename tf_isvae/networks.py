@@ -131,9 +131,9 @@ def conv_decoder(units: int, image_shape: Sequence[int]) -> keras.Model:
 def start_at_mean(decoder: keras.Model, mean_image: np.ndarray) -> None:
     """Sets the decoder's last bias so that an untrained model gives about the mean image (H, W, C) for every z.
 
-    Otherwise the first thing that any z can do for any image is to lower the overall brightness. All posteriors then
-    agree on the one z that does it best, and, once certain, hardly move again. Where the last bias is one number a
-    channel (convolutions), it is set to the mean of the channel.
+    Otherwise the first thing that z can do for any image is to set the overall brightness, on which all posteriors
+    agree, and a posterior that has become certain hardly moves again. Where the last bias is one number a channel
+    (convolutions), it is set to the mean of the channel.
     """
     layer = next(layer for layer in reversed(decoder.layers) if getattr(layer, "bias", None) is not None)
     if math.prod(layer.bias.shape) != mean_image.size:

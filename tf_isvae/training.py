@@ -47,8 +47,9 @@ SAVE_AFTER_SECONDS = 300
 
 # What a recipe fixes, unless a setting of the run says otherwise. `kl_start` and `kl_epochs` are those of
 # callbacks.KLAnnealing; the schedule "cosine" takes the learning rate to 0 at the end of the run; start_at_mean is
-# networks.start_at_mean. On the digits, 60 epochs at batch 64 end at a test -ELBO of 390 nats with DisARM alone (all
-# bits certain, nothing learnt), at 307 with a KL weight from 10, and at 301 with start_at_mean.
+# networks.start_at_mean. FC BVAE on the digits, 60 epochs at batch 64, cosine, seed 0, ends at a test -ELBO of 374
+# nats with ImportanceSampling, 304 with DisARM, 301 with DisARM and start_at_mean, 308 with DisARM and a KL weight
+# from 10 in 10 epochs.
 _PAPER = {
     "estimator": "ImportanceSampling",
     "epochs": 300,
