@@ -1,0 +1,53 @@
+"""scripts/benchmark.py and scripts/compare_estimators.py: what they count, and what they refuse."""
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from tf_isvae import estimators, zoo
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module
+
+
+def test_multiplications_of_a_training_step(script):
+    """By hand: forward, by weights, by inputs; neither images nor sampled codes need the last."""
+    benchmark = script("benchmark")
+    dense = 784 * 1024 + 1024 * 50
+    assert benchmark.training_multiplications(zoo.build("fc_bvae")) == 3 * 2 * dense - 784 * 1024 - 50 * 1024
+    first = 14 * 14 * 32 * 9
+    convolutions = first + 49 * 64 * 32 * 9 + 16 * 64 * 64 * 9 + 4 * 128 * 64 * 9
+    # 50 bits, rounded up to 13 channels of 2x2; a transposed convolution multiplies at every input pixel.
+    transposed = 4 * 13 * 64 * 9 + 16 * 64 * 64 * 9 + 49 * 64 * 32 * 9 + 196 * 32 * 9
+    forward = convolutions + 512 * 50 + 50 * 52 + transposed
+    assert benchmark.training_multiplications(zoo.build("cnn_bvae")) == 3 * forward - first - 50 * 52
+
+
+def test_names_of_estimators(script):
+    compare = script("compare_estimators")
+    assert compare.make_estimator("ARMS:3").get_config() == {"num_samples": 3}
+    assert isinstance(compare.make_estimator("DisARM"), estimators.DisARM)
+    assert [compare.decoder_evaluations(compare.make_estimator(n)) for n in ("DisARM:2", "LeaveOneOut:3")] == [4, 3]
+    for wrong in ("disarm", "DisARM:x", "DisARM:-1"):
+        with pytest.raises(ValueError, match="NAME:COUNT"):
+            compare.make_estimator(wrong)
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [(["--steps", "10", "--evaluate-every", "3"], "multiple"), (["--estimators", "Foo"], "Foo"), (["--foo"], "--foo")],
+)
+def test_bad_arguments_of_compare_estimators(arguments, word, tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "compare_estimators.py", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and word in done.stderr
+    assert list(tmp_path.iterdir()) == []
