@@ -68,7 +68,7 @@ def test_table_1_conv_encoder(c):
 def test_table_1_conv_decoder(c, grid_channels):
     """c is rounded up to fill the 2x2 grid: 50 becomes 52 = 2 * 2 * 13."""
     decoder = networks.conv_decoder(c, MNIST)
-    assert kinds(decoder) == [layers.Dense, layers.Reshape, *[layers.Conv2DTranspose] * 4]
+    assert kinds(decoder) == [layers.Dense, layers.Reshape, *[networks.Conv2DTranspose] * 4]
     assert decoder.layers[0].units == 4 * grid_channels
     assert decoder.layers[1].output.shape[1:] == (2, 2, grid_channels)
     convolutions = decoder.layers[2:]

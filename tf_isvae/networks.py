@@ -91,6 +91,14 @@ def conv_encoder(image_shape: Sequence[int], units: int) -> keras.Model:
     )
 
 
+@keras.saving.register_keras_serializable("tf_isvae")
+class Conv2DTranspose(layers.Conv2DTranspose):
+    """keras.layers.Conv2DTranspose, whose config leaves out output_padding before Keras 3.13: saved models broke."""
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "output_padding": self.output_padding}
+
+
 def conv_decoder(units: int, image_shape: Sequence[int]) -> keras.Model:
     """Table 1, CNN: Dense relu, reshape to the encoder's last grid, four ConvTranspose 3x3 stride 2 (64, 64, 32, C).
 
@@ -105,7 +113,7 @@ def conv_decoder(units: int, image_shape: Sequence[int]) -> keras.Model:
     smaller = last
     for filters, larger in zip((*FILTERS[-2::-1], image_shape[-1]), reversed(grids), strict=True):
         upwards.append(
-            layers.Conv2DTranspose(
+            Conv2DTranspose(
                 filters,
                 3,
                 strides=STRIDES,
