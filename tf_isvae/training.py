@@ -67,10 +67,10 @@ RECIPES = {
     # Section 6 of the paper, for all models.
     "paper": dict.fromkeys(zoo.ARCHITECTURES, _PAPER),
     "best": {
-        "fc_bvae": {**_PAPER, **_BITS, "epochs": 150},
-        "cnn_bvae": {**_PAPER, **_BITS, "epochs": 60},
+        "fc_bvae": {**_PAPER, **_BITS, "epochs": 220, "precision": "mixed_bfloat16"},
+        "cnn_bvae": {**_PAPER, **_BITS, "epochs": 70, "precision": "mixed_bfloat16"},
         "fc_cvae": {**_PAPER, **_ANNEALED, "epochs": 60, "kl_epochs": 30},
-        "cnn_cvae": {**_PAPER, **_ANNEALED, "epochs": 30, "kl_epochs": 15},
+        "cnn_cvae": {**_PAPER, **_ANNEALED, "epochs": 40, "kl_epochs": 20, "precision": "mixed_bfloat16"},
     },
 }
 
