@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tf_isvae.export import serving
 from tf_isvae.export.signatures import signatures
 from tf_isvae.model import DiscreteVAE
 
@@ -25,19 +26,27 @@ except ImportError:  # Windows: what a killed export left behind stays, under a 
 _UNFINISHED = "unfinished-"
 
 
-def saved_model(model: DiscreteVAE, folder: str | os.PathLike) -> Path:
+def saved_model(model: DiscreteVAE, folder: str | os.PathLike, warmup: bool | None = None) -> Path:
     """Writes the model as a SavedModel, `<folder>/<the next integer version>`, and returns that path.
 
     The signatures are those of `tf_isvae.export.signatures`. A version appears whole or not at all, and two exports
-    at once get two versions.
+    at once get two versions. `warmup` adds requests that TensorFlow Serving answers before it takes the model into
+    service (extra `serving`); default: where that extra is installed.
 
     Raises:
         TypeError: not a DiscreteVAE. ValueError: `folder` cannot hold versions. OSError: it cannot be written.
+        ModuleNotFoundError: warmup=True without the extra. RuntimeError: a warm-up request fails.
     """
+    if warmup is None:
+        warmup = serving.available()
+    elif warmup:
+        serving.require("warm-up requests")
     if not isinstance(model, DiscreteVAE):
         raise TypeError(f"model is {model!r}; it must be a DiscreteVAE.")
     with new_version(folder) as version:
         write(model, version.path)
+        if warmup:
+            serving.write_warmup(version.path, Path(folder).resolve().name)
     return version.path
 
 
