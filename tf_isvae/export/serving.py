@@ -94,7 +94,7 @@ def _run(path: Path, signatures) -> None:
             shapes = ", ".join(f"{alias} {tuple(value.shape)}" for alias, value in inputs.items())
             raise RuntimeError(
                 f"the warm-up request for {request.model_spec.signature_name} with {shapes} fails, and no server "
-                f"would load the model: {error}"
+                f"would load the model: {' '.join(str(error).split())}"
             ) from error
 
 
