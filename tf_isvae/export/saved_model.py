@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tf_isvae.export import serving
+from tf_isvae.export import card, serving
 from tf_isvae.export.signatures import signatures
 from tf_isvae.model import DiscreteVAE
 
@@ -26,70 +26,79 @@ except ImportError:  # Windows: what a killed export left behind stays, under a 
 _UNFINISHED = "unfinished-"
 
 
-def saved_model(model: DiscreteVAE, folder: str | os.PathLike, warmup: bool | None = None) -> Path:
+def saved_model(
+    model: DiscreteVAE,
+    folder: str | os.PathLike,
+    config: dict | None = None,
+    metrics: dict | None = None,
+    *,
+    warmup: bool | None = None,
+) -> Path:
     """Writes the model as a SavedModel, `<folder>/<the next integer version>`, and returns that path.
 
     The signatures are those of `tf_isvae.export.signatures`. A version appears whole or not at all, and two exports
-    at once get two versions. `warmup` adds requests that TensorFlow Serving answers before it takes the model into
-    service (extra `serving`); default: where that extra is installed.
+    at once get two versions. README.md and metadata.json in `folder` describe the newest.
+
+    Args:
+        config, metrics: what config.json and metrics.json of the run say, for the card.
+        warmup: whether to add requests that TensorFlow Serving runs before it takes the model into service (extra
+            `serving`); default: where that extra is installed.
 
     Raises:
-        TypeError: not a DiscreteVAE. ValueError: `folder` cannot hold versions. OSError: it cannot be written.
-        ModuleNotFoundError: warmup=True without the extra. RuntimeError: a warm-up request fails.
+        TypeError: not a DiscreteVAE. FileExistsError: `folder` is a file, or holds a README.md of another kind.
+        OSError: it cannot be written. ModuleNotFoundError: warmup=True without the extra. RuntimeError: a warm-up
+        request fails, and with it every server's attempt to load the model.
     """
-    if warmup is None:
-        warmup = serving.available()
-    elif warmup:
+    check_model(model)
+    if warmup:
         serving.require("warm-up requests")
+    folder = Path(folder)
+    card.check_folder(folder)
+    graphs = signatures(model)
+    with new_version(folder) as staging:
+        write(model, graphs, staging)
+        if warmup or (warmup is None and serving.available()):
+            serving.write_warmup(staging, folder.resolve().name)
+        description = card.describe(model, graphs, staging, config, metrics)
+        # One at a time, so that the card is that of the newest version.
+        with _lock(folder):
+            version = _commit(staging, folder)
+            card.write(folder, int(version.name), description)
+    return version
+
+
+def check_model(model) -> None:
+    """Raises TypeError where it is no DiscreteVAE."""
     if not isinstance(model, DiscreteVAE):
         raise TypeError(f"model is {model!r}; it must be a DiscreteVAE.")
-    with new_version(folder) as version:
-        write(model, version.path)
-        if warmup:
-            serving.write_warmup(version.path, Path(folder).resolve().name)
-    return version.path
 
 
-def write(model: DiscreteVAE, path: str | os.PathLike, noise_input: bool = False) -> None:
-    """The SavedModel itself, at `path`, with `noise` in place of `seed` where LiteRT will read it."""
+def write(model: DiscreteVAE, graphs: dict, path: str | os.PathLike) -> None:
+    """Writes the graphs, `signatures(model)`, as a SavedModel at `path`."""
     module = tf.Module()
     # Only what inference needs, once: neither the optimizer's state nor generators of noise.
     module.weights = [variable.value for part in (model.encoder, model.decoder) for variable in part.variables]
-    functions = {}
-    for name, (function, inputs) in signatures(model, noise_input).items():
-        functions[name] = tf.function(function, input_signature=inputs, autograph=False).get_concrete_function()
     # Without gradients of the operations, which only training would use.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(
-        module, str(path), signatures={**functions, "serving_default": functions["encode"]}, options=options
-    )
-
-
-class _Version:
-    path: Path
+    tf.saved_model.save(module, str(path), {**graphs, "serving_default": graphs["encode"]}, options)
 
 
 @contextlib.contextmanager
-def new_version(folder: str | os.PathLike) -> Iterator[_Version]:
-    """Gives an object whose `path` is an empty directory to fill; at the end it is renamed to the next version.
+def new_version(folder: Path) -> Iterator[Path]:
+    """Gives a directory in `folder` to fill, which a server takes for no version; what is not committed is removed.
 
-    `path` then names the version. Until then a server takes the directory for none, and if anything fails it is
-    removed. What a killed export left behind is removed by the next one.
+    What a killed export left behind is removed by the next one.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder in which versions can be written.")
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
-    version = _Version()
-    version.path = staging = folder / f"{_UNFINISHED}{uuid.uuid4().hex}"
-    staging.mkdir()
-    try:
-        with _lock(staging):
-            yield version
-            version.path = _commit(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    staging = folder / f"{_UNFINISHED}{uuid.uuid4().hex}"
+    with contextlib.ExitStack() as stack:
+        # Nobody else may take the directory for a leftover before it is locked.
+        with _lock(folder):
+            _remove_leftovers(folder)
+            staging.mkdir()
+            stack.callback(shutil.rmtree, staging, ignore_errors=True)
+            stack.enter_context(_lock(staging))
+        yield staging
 
 
 def versions(folder: Path) -> list[int]:
@@ -98,11 +107,12 @@ def versions(folder: Path) -> list[int]:
 
 
 def _commit(staging: Path, folder: Path) -> Path:
+    """Renames a complete directory to the next version."""
     for number in itertools.count(max(versions(folder), default=0) + 1):
         try:
             os.rename(staging, folder / str(number))
         except OSError as error:
-            # Another export was faster.
+            # Another export was faster, perhaps on another machine, where the lock may not reach.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
         else:
@@ -129,7 +139,7 @@ def _lock(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    for path in folder.glob(f"{_UNFINISHED}*"):
+    for path in folder.glob(_UNFINISHED + "[0-9a-f]" * 32):
         with contextlib.suppress(FileNotFoundError), _lock(path, wait=False) as abandoned:
             if abandoned:
                 shutil.rmtree(path, ignore_errors=True)

@@ -21,10 +21,9 @@ from collections.abc import Callable
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_isvae import likelihoods
 from tf_isvae.latents import bernoulli_logits, categorical_logits
 from tf_isvae.model import DiscreteVAE
-
-Specs = dict[str, tf.TensorSpec]
 
 # Giles 2010, "Approximating the erfinv function", single precision: highest power first.
 _ERFINV_CENTRE = (
@@ -114,10 +113,11 @@ def sample(q: tfp.distributions.Distribution, noise: tf.Tensor) -> tf.Tensor:
     )
 
 
-def signatures(model: DiscreteVAE, noise_input: bool = False) -> dict[str, tuple[Callable, Specs]]:
-    """Name -> (function from the named inputs to a dict of outputs, the inputs).
+def signatures(model: DiscreteVAE, noise_input: bool = False) -> dict[str, tf.types.experimental.ConcreteFunction]:
+    """The graph of each signature, by name.
 
-    noise_input=True: sampling takes `noise` instead of `seed`, as LiteRT needs.
+    noise_input=True: sampling takes `noise` instead of `seed`, as LiteRT needs. Raises TypeError where the latent is
+    none that `sample` knows.
     """
     latent, likelihood = model.latent, model.likelihood
     image_shape = tuple(model.image_shape)
@@ -134,6 +134,15 @@ def signatures(model: DiscreteVAE, noise_input: bool = False) -> dict[str, tuple
 
     def uniform(noise):
         return noise if noise_input else uniforms(noise, latent.units)
+
+    # LiteRT has no softplus: the converter writes ln(1 + e^l), infinite from l = 89 on. Of a Bernoulli with logits
+    # beyond +-60 nothing changes in float32; and p(x; l) = p(1 - x; -l), so that -|l| will do.
+    def log_prob(output, images):
+        if noise_input and isinstance(likelihood, likelihoods.Bernoulli):
+            output = tf.cast(output, tf.float32)
+            images = tf.where(output > 0.0, 1.0 - images, images)
+            output = -tf.abs(output)
+        return likelihood.log_prob(output, images)
 
     def encode(images):
         logits = eta(images)
@@ -152,9 +161,12 @@ def signatures(model: DiscreteVAE, noise_input: bool = False) -> dict[str, tuple
         return {"images": likelihood.mean(output(codes)), "codes": codes}
 
     def score(images, noise):
-        q = latent.posterior(eta(images))
+        logits = eta(images)
+        if noise_input and latent.code_values == 2:
+            logits = tf.clip_by_value(logits, -60.0, 60.0)
+        q = latent.posterior(logits)
         z = sample(q, uniform(noise))
-        log_likelihood = likelihood.log_prob(model.decoder(z, training=False), images)
+        log_likelihood = log_prob(model.decoder(z, training=False), images)
         kl = latent.kl(q)
         return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
 
@@ -165,9 +177,18 @@ def signatures(model: DiscreteVAE, noise_input: bool = False) -> dict[str, tuple
     else:
         noise = tf.TensorSpec((None, 2), tf.int32, name="seed")
     return {
-        "encode": (encode, (images,)),
-        "decode": (decode, (codes,)),
-        "reconstruct": (reconstruct, (images,)),
-        "generate": (generate, (noise,)),
-        "score": (score, (images, noise)),
+        "encode": _graph(encode, images),
+        "decode": _graph(decode, codes),
+        "reconstruct": _graph(reconstruct, images),
+        "generate": _graph(generate, noise),
+        "score": _graph(score, images, noise),
     }
+
+
+def inputs(graph: tf.types.experimental.ConcreteFunction) -> dict[str, tf.TensorSpec]:
+    """The inputs of one of `signatures` by name; its outputs are `graph.structured_outputs`."""
+    return {spec.name: spec for spec in graph.structured_input_signature[0]}
+
+
+def _graph(function: Callable, *specs: tf.TensorSpec) -> tf.types.experimental.ConcreteFunction:
+    return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
