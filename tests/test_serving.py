@@ -28,6 +28,7 @@ from tf_isvae import BernoulliLatent, CategoricalLatent, DiscreteVAE, GaussianLa
 from tf_isvae.export import serving
 
 pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api: pip install 'tf_isvae[serving]'")
+pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert: pip install 'tf_isvae[litert]'")
 import grpc
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
@@ -221,9 +222,9 @@ def models(place):
     before = Path.cwd()
     os.chdir(place)
     try:
+        keras.utils.set_random_seed(0)
         names = {"__name__": "__main__"}
         exec(compile(python, "docs/serving.md", "exec"), names)
-        keras.utils.set_random_seed(0)
         models = {
             "bits": small(BernoulliLatent(4), (2, 2, 1)),
             "colours": small(CategoricalLatent(5, variables=3), (6, 5, 3)),
@@ -420,7 +421,7 @@ def test_signatures(server, models, name):
 
 def test_saved_model_cli(models, shell):
     """The command on the page, and what it prints."""
-    _, _, show = blocks("sh")
+    _, _, show, _ = blocks("sh")
     done = shell(show)
     assert done.returncode == 0, done.stderr
     shown = done.stdout.split("Concrete Functions:")[0]
@@ -553,7 +554,7 @@ def printed(codes):
 
 @pytest.fixture(scope="module")
 def clients_ran(models, shell):
-    clients, _, _ = blocks("sh")
+    clients, _, _, _ = blocks("sh")
     done = shell(clients)
     assert done.returncode == 0, done.stderr
     return done
@@ -574,7 +575,7 @@ def test_the_clients(place, models, clients_ran, client):
 def c_program(place, models, clients_ran, shell):
     if not shutil.which("gcc"):
         pytest.skip("gcc is not installed: the C program cannot be built")
-    _, build, _ = blocks("sh")
+    _, build, _, _ = blocks("sh")
     done = shell(build)  # ends with the comparison of its codes with those of the clients
     assert done.returncode == 0, done.stderr + done.stdout
     return place / "encode"
@@ -615,6 +616,26 @@ def test_what_the_c_program_refuses(place, c_program, model, images, words):
     done = subprocess.run([c_program, model, images], cwd=place, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     assert words in done.stderr.splitlines()[-1]
+
+
+def test_the_litert_example(place, models, example, capsys, tmp_path):
+    *_, command = blocks("sh")
+    arguments, output = re.fullmatch(r"python examples/litert_encode.py (.*) > (.*)\n", command).groups()
+    status, printed_codes = example(capsys, "litert_encode.py", *arguments.split())
+    assert status == 0 and output == "lite.txt"
+    images = np.fromfile(place / "images.f32", np.float32).reshape(16, 28, 28, 1)
+    codes = models["digits"].encode(images)
+    assert printed_codes == printed(codes)
+    decoded = np.fromfile(place / "lite.f32", np.float32).reshape(images.shape)
+    np.testing.assert_allclose(decoded, models["digits"].decode(codes), atol=1e-5)
+    for file, images, words in (
+        ("images.f32", "images.f32", "images.f32 cannot be loaded"),
+        (arguments.split()[0], "examples/encode.c", "cannot be read as images of (28, 28, 1)"),
+        (arguments.split()[0], "none.f32", "none.f32 cannot be read"),
+    ):
+        message, out = example(capsys, "litert_encode.py", file, images, "refused.f32")
+        assert out == "" and "\n" not in message and words in message
+    assert not (place / "refused.f32").exists()
 
 
 def test_rest_by_rows_and_columns(server, models):
