@@ -19,6 +19,7 @@ from tf_isvae import (
     networks,
     zoo,
 )
+from tf_isvae.export.litert import _operations
 
 Interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed").Interpreter
 
@@ -129,7 +130,7 @@ def test_size_and_operations(converted):
     parameters = model.encoder.count_params() + model.decoder.count_params()
     graph = 200_000  # five signatures; in int8 each has its own biases and scales
     assert path.stat().st_size <= {None: 4, "float16": 2, "int8": 1.1}[quantize] * parameters + graph
-    names = export.litert.__globals__["_operations"](path.read_bytes())
+    names = _operations(path.read_bytes())
     assert "FULLY_CONNECTED" in names and not any("flex" in name.lower() or "CUSTOM" in name for name in names)
     if quantize == "int8":
         weights = [t for t in interpreter.get_tensor_details() if np.prod(t["shape"]) > 1000 and len(t["shape"]) > 1]
