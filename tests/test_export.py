@@ -31,6 +31,7 @@ from tf_isvae import (
     zoo,
 )
 from tf_isvae.export import serving, signatures
+from tf_isvae.export.saved_model import new_version
 
 # DESIGN of the signatures, by hand: name -> (inputs, outputs) of (dtype, shape after the batch).
 SEED = ("int32", [2])
@@ -304,6 +305,7 @@ def test_versions_go_up_and_leftovers_go_away(tiny, tmp_path):
     for name in ("7", "notes", "10.bak", "unfinished-mine", f"unfinished-{'0' * 32}"):
         (folder / name).mkdir(parents=True)
         (folder / name / "file").write_text("kept")
+    (folder / f".{'a' * 32}.json").write_text("half a card")
     assert export.saved_model(tiny, folder) == folder / "8"
     assert export.saved_model(tiny, str(folder)) == folder / "9"
     kept = {"7", "8", "9", "notes", "10.bak", "unfinished-mine", "README.md", "metadata.json"}
@@ -311,9 +313,9 @@ def test_versions_go_up_and_leftovers_go_away(tiny, tmp_path):
     assert json.loads((folder / "metadata.json").read_text())["version"] == 9
 
 
-def test_an_export_that_fails_leaves_nothing(tiny, tmp_path, monkeypatch):
+def test_an_export_that_fails_leaves_nothing(tiny, tmp_path):
     folder = tmp_path / "models"
-    with export.saved_model.__globals__["new_version"](folder) as staging:
+    with new_version(folder) as staging:
         # Another export, begun while this one lasts, leaves its directory alone.
         assert export.saved_model(tiny, folder).name == "1" and staging.is_dir()
     assert sorted(path.name for path in folder.iterdir()) == ["1", "README.md", "metadata.json"]
@@ -402,7 +404,7 @@ def test_two_at_once_and_twenty_killed(tmp_path, fresh_python):
             np.isfinite(reader.get_tensor(key)).all() for key in reader.get_variable_to_shape_map() if "/V" in key
         )
     tf.saved_model.load(str(tmp_path / "models" / versions[-1]))
-    # At most the last one killed has left something behind.
+    # Only the last one killed may have left something behind: an unfinished version, or a file of the card.
     assert len(set(names) - set(versions) - {"README.md", "metadata.json"}) <= 1
 
 

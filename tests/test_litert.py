@@ -19,6 +19,7 @@ from tf_isvae import (
     networks,
     zoo,
 )
+from tf_isvae.export.litert import _operations
 
 Interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed").Interpreter
 
@@ -82,7 +83,7 @@ def score_by_hand(model, images, noise):
 # --- Parity.
 
 
-def test_parity_of_codes(converted, images, record_property):
+def test_parity_of_codes(converted, images):
     model, quantize, _, interpreter = converted
     test = images[1]
     codes = model.encode(test)
@@ -90,11 +91,11 @@ def test_parity_of_codes(converted, images, record_property):
     for signature in ("encode", "reconstruct"):
         found = run(interpreter, signature, images=test)["codes"]
         agree = (found == codes).mean()
-        record_property(f"{signature} bits", agree)
+        print(f"{model.name} {quantize} {signature}: {agree:.5f} of the bits equal")
         assert found.dtype == np.int32 and agree >= PARITY[quantize][0]
 
 
-def test_parity_of_the_elbo(converted, images, record_property):
+def test_parity_of_the_elbo(converted, images):
     """Same noise in both: the loss in nats is that of the arithmetic, not of another sample."""
     model, quantize, _, interpreter = converted
     test = images[1]
@@ -103,7 +104,7 @@ def test_parity_of_the_elbo(converted, images, record_property):
     found = run(interpreter, "score", images=test, noise=noise)
     np.testing.assert_allclose(found["elbo"], found["log_likelihood"] - found["kl"], rtol=1e-5)
     loss = (log_likelihood - kl).mean() - found["elbo"].mean()
-    record_property("nats lost", loss)
+    print(f"{model.name} {quantize}: {loss:.4f} nats lost")
     assert abs(loss) < PARITY[quantize][1] and (log_likelihood - kl).mean() < -60
     if quantize is None:
         np.testing.assert_allclose(found["kl"], kl, rtol=1e-3, atol=1e-3)
@@ -127,9 +128,9 @@ def test_size_and_operations(converted):
     """Weights once, in their precision; no operation that needs another library."""
     model, quantize, path, interpreter = converted
     parameters = model.encoder.count_params() + model.decoder.count_params()
-    graph = 200_000  # five signatures
-    assert path.stat().st_size <= {None: 4, "float16": 2, "int8": 1.02}[quantize] * parameters + graph
-    names = export.litert.__globals__["_operations"](path.read_bytes())
+    graph = 200_000  # five signatures; in int8 each has its own biases and scales
+    assert path.stat().st_size <= {None: 4, "float16": 2, "int8": 1.1}[quantize] * parameters + graph
+    names = _operations(path.read_bytes())
     assert "FULLY_CONNECTED" in names and not any("flex" in name.lower() or "CUSTOM" in name for name in names)
     if quantize == "int8":
         weights = [t for t in interpreter.get_tensor_details() if np.prod(t["shape"]) > 1000 and len(t["shape"]) > 1]
@@ -241,15 +242,15 @@ def test_a_file_that_does_not_work_is_not_kept(tmp_path):
 
 
 @keras.saving.register_keras_serializable("test_litert")
-class LogGamma(keras.layers.Layer):
+class InverseErf(keras.layers.Layer):
     """An operation that LiteRT does not have."""
 
     def call(self, inputs):
-        return tf.math.lgamma(inputs)
+        return tf.math.erfinv(inputs)
 
 
 def test_what_builtins_cannot_express(tmp_path):
-    encoder = keras.Sequential([keras.Input((3, 5, 2)), keras.layers.Flatten(), LogGamma(), keras.layers.Dense(2)])
+    encoder = keras.Sequential([keras.Input((3, 5, 2)), keras.layers.Flatten(), InverseErf(), keras.layers.Dense(2)])
     model = DiscreteVAE(encoder, BernoulliLatent(2), networks.dense_decoder(2, (3, 5, 2), (4,)))
     with pytest.raises(ValueError, match="built-in operations cannot express this model") as error:
         export.litert(model, tmp_path / "m.tflite")

@@ -105,7 +105,7 @@ def _in_float32(model: DiscreteVAE) -> DiscreteVAE:
             if config.get("class_name") == "DTypePolicy" and "config" in config:
                 return {**config, "config": {"name": "float32"}}
             return {key: policies(value) for key, value in config.items()}
-        return [policies(value) for value in config] if isinstance(config, (list, tuple)) else config
+        return type(config)(map(policies, config)) if isinstance(config, (list, tuple)) else config
 
     config = model.get_config()
     if policies(config) == config:

@@ -139,7 +139,12 @@ def _lock(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def _remove_leftovers(folder: Path) -> None:
+    """Removes what killed exports left behind; the caller holds the folder's lock."""
     for path in folder.glob(_UNFINISHED + "[0-9a-f]" * 32):
         with contextlib.suppress(FileNotFoundError), _lock(path, wait=False) as abandoned:
             if abandoned:
                 shutil.rmtree(path, ignore_errors=True)
+    # Half a card. Cards are written under the folder's lock, which is held here.
+    for suffix in (".json", ".md"):
+        for path in folder.glob("." + "[0-9a-f]" * 32 + suffix):
+            path.unlink()
