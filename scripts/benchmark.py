@@ -1,16 +1,24 @@
-"""Speed of training, as a fraction of this machine's own matrix-product rate measured in the same run.
+"""Speed of training and of exported models, as fractions of this machine's own speed measured in the same run.
 
     python scripts/benchmark.py
     python scripts/benchmark.py --models fc_bvae --batch-size 256
+    python scripts/benchmark.py --export                               SavedModel and LiteRT instead of training
 
 For each model and precision: images per second of `model.fit` (paper's estimator, MNIST's shape, through the
 input pipeline), and which share of the machine's matrix-product rate in that precision the model's own
 multiplications reach.
+
+With --export, images per second of the SavedModel's `encode` beside the bare products with the weights (the same
+matrix products and convolutions without bias, relu and codes), beside `model.predict` (which also decodes), and as a
+share of the machine's matrix-product rate; then the time LiteRT takes to encode one image, and the sizes of the files.
 """
 
 import argparse
+import functools
 import math
+import tempfile
 import time
+from pathlib import Path
 
 import command_line
 
@@ -23,6 +31,7 @@ def make_parser() -> command_line.Parser:
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=30, help="steps of one timed epoch; the best of --epochs counts")
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--export", action="store_true", default=False, help="exported models instead of training")
     return parser
 
 
@@ -96,7 +105,92 @@ def images_per_second(model, arguments: argparse.Namespace) -> float:
     return arguments.steps * arguments.batch_size / clock.best
 
 
+def bare_products(encoder):
+    """A function from images to the encoder's matrix products and convolutions alone."""
+    import keras
+    import tensorflow as tf
+
+    def products(images):
+        x = images
+        for layer in encoder.layers:
+            if isinstance(layer, keras.layers.Dense):
+                x = tf.matmul(x, layer.kernel)
+            elif isinstance(layer, keras.layers.Conv2D):
+                x = tf.nn.conv2d(x, layer.kernel, layer.strides, "SAME")
+            elif isinstance(layer, keras.layers.Flatten):
+                x = tf.reshape(x, (len(images), -1))
+        return x
+
+    return tf.function(products)
+
+
+def best_seconds(calls: dict, seconds: float = 1.0) -> dict[str, float]:
+    """The shortest time of each call by name; they take turns, so that all see the same machine."""
+    best = dict.fromkeys(calls, math.inf)
+    for call in calls.values():
+        call()
+    until = time.perf_counter() + seconds * len(calls)
+    while time.perf_counter() < until:
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            best[name] = min(best[name], time.perf_counter() - began)
+    return best
+
+
+def benchmark_export(arguments: argparse.Namespace) -> None:
+    import numpy as np
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+
+    from tf_isvae import export, zoo
+
+    saved_rows, litert_rows = [], []
+    images = np.random.default_rng(0).random((2048, 28, 28, 1), np.float32)
+    with tempfile.TemporaryDirectory() as folder, command_line.quiet():
+        for name in arguments.models:
+            model = zoo.build(name)
+            version = export.saved_model(model, Path(folder) / name)
+            encode = tf.saved_model.load(str(version)).signatures["encode"]
+            bare = bare_products(model.encoder)
+            for size in (1, 64, 2048):
+                batch = tf.constant(images[:size])
+                calls = {
+                    "encode": functools.partial(encode, images=batch),
+                    "bare": functools.partial(bare, batch),
+                    "predict": functools.partial(model.predict, batch, batch_size=size, verbose=0),
+                }
+                best = best_seconds(calls)
+                speed = {key: size / seconds for key, seconds in best.items()}
+                share = 2 * sum(multiplications(model.encoder)) * speed["encode"] / matmul_rate("float32")
+                saved_rows.append(
+                    f"| {name} | {size} | {speed['encode']:.0f} | {speed['encode'] / speed['bare']:.2f} "
+                    f"| {speed['encode'] / speed['predict']:.1f} | {share:.2f} |"
+                )
+            bytes_ = sum(file.stat().st_size for file in version.rglob("*") if file.is_file())
+            litert_rows.append(f"| {name} | SavedModel | {bytes_ / 1e6:.2f} | | |")
+            for kind, calibration in ((None, None), ("float16", None), ("int8", images[:200])):
+                file = export.litert(model, Path(folder) / "model.tflite", kind, calibration)
+                runner = Interpreter(str(file), num_threads=1).get_signature_runner("encode")
+                seconds = []
+                for i in range(2200):
+                    began = time.perf_counter()
+                    runner(images=images[i % 2048][None])
+                    seconds.append(time.perf_counter() - began)
+                median, late = 1e3 * np.percentile(seconds[200:], (50, 99))
+                megabytes = file.stat().st_size / 1e6
+                litert_rows.append(
+                    f"| {name} | LiteRT {kind or 'float32'} | {megabytes:.2f} | {median:.3f} | {late:.3f} |"
+                )
+    print("| model | batch | images/s | to bare products | to model.predict | of the matrix-product rate |")
+    print("|---|---|---|---|---|---|", *saved_rows, "", sep="\n")
+    print("| model | kind | MB | ms, median | ms, 99th percentile |")
+    print("|---|---|---|---|---|", *litert_rows, sep="\n")
+
+
 def main(arguments: argparse.Namespace) -> None:
+    if arguments.export:
+        return benchmark_export(arguments)
     import keras
 
     from tf_isvae import estimators, zoo

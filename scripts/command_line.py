@@ -41,7 +41,7 @@ def run(parser: Parser, main: Callable[[argparse.Namespace], None]) -> None:
     """Parses the arguments, calls `main` with them, and exits with the status of the module's text."""
     arguments = parser.parse_args()
     try:
-        with _quiet_start():
+        with quiet():
             import tf_isvae  # noqa: F401
         main(arguments)
     except KeyboardInterrupt as stop:
@@ -53,8 +53,8 @@ def run(parser: Parser, main: Callable[[argparse.Namespace], None]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Drops what TensorFlow writes to standard error while it starts (no GPU found, and the like)."""
+def quiet() -> Iterator[None]:
+    """Drops what TensorFlow's own code writes to standard error (no GPU found, and the like); errors are exceptions."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it would write later; errors reach Python anyway
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 
+import keras
+import numpy as np
 import pytest
 from conftest import ROOT
 
-from tf_isvae import estimators, zoo
+from tf_isvae import estimators, networks, zoo
 
 
 @pytest.fixture
@@ -28,6 +30,19 @@ def test_multiplications_of_a_training_step(script):
     transposed = 4 * 13 * 64 * 9 + 16 * 64 * 64 * 9 + 49 * 64 * 32 * 9 + 196 * 32 * 9
     forward = convolutions + 512 * 50 + 50 * 52 + transposed
     assert benchmark.training_multiplications(zoo.build("cnn_bvae")) == 3 * forward - first - 50 * 52
+
+
+def test_bare_products_are_those_of_the_encoder(script):
+    """Without bias (which begins at 0) and relu, the encoder itself; convolutions by their own layers."""
+    bare_products = script("benchmark").bare_products
+    images = np.random.default_rng(0).random((5, 6, 7, 2), np.float32)
+    for encoder in (networks.dense_encoder((6, 7, 2), 4, (8,)), networks.conv_encoder((6, 7, 2), 4)):
+        expected = images
+        for layer in encoder.layers:
+            if hasattr(layer, "activation"):
+                layer.activation = keras.activations.linear
+            expected = layer(expected)
+        np.testing.assert_allclose(bare_products(encoder)(images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_names_of_estimators(script):

@@ -1,6 +1,6 @@
 """Variational auto encoders with binary and categorical latents, for TensorFlow and Keras 3."""
 
-from tf_isvae import callbacks, datasets, estimators, evaluation, latents, likelihoods, networks, zoo
+from tf_isvae import callbacks, datasets, estimators, evaluation, export, latents, likelihoods, networks, zoo
 from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent
 from tf_isvae.model import DiscreteVAE
 
@@ -13,6 +13,7 @@ __all__ = [
     "datasets",
     "estimators",
     "evaluation",
+    "export",
     "latents",
     "likelihoods",
     "networks",

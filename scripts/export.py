@@ -1,0 +1,65 @@
+"""Exports a trained model for people without this package.
+
+    python scripts/export.py runs/fc_bvae_mnist                                   exported_models/fc_bvae_mnist/1
+    python scripts/export.py model.keras --to models/digits                       models/digits/1
+    python scripts/export.py runs/fc_bvae_mnist --litert float32 float16 int8     also .tflite files beside the versions
+
+Writes a SavedModel as the folder's next version, for TensorFlow, TensorFlow Serving and its C API; with --litert, files
+for LiteRT beside the versions; and a card of them all: README.md, metadata.json. int8 is calibrated on images of the
+run's training data, or of --calibration.
+"""
+
+import argparse
+from pathlib import Path
+
+import command_line
+
+LITERT = {"float32": None, "float16": "float16", "int8": "int8"}
+
+
+def make_parser() -> command_line.Parser:
+    parser = command_line.Parser(__doc__)
+    add = parser.add_argument
+    add("source", help="the directory of a run, or a .keras file")
+    add("--to", help="the folder to write; default exported_models/<name of the run or file>")
+    add("--litert", nargs="+", choices=LITERT, default=[], metavar="KIND", help="float32, float16, int8")
+    add("--calibration", help="for int8: a data set, as scripts/train.py takes; default that of the run")
+    add("--data-dir", help="where TFDS keeps its data sets")
+    return parser
+
+
+def calibration_images(model, config: dict, arguments: argparse.Namespace):
+    """500 training images of the shape that the model takes."""
+    from tf_isvae import datasets
+
+    name = getattr(arguments, "calibration", config.get("dataset"))
+    if name is None:
+        raise ValueError("int8 needs images of the kind that will be encoded: name a data set with --calibration.")
+    height, width, channels = model.image_shape
+    settings = {"image_size": (height, width), "channels": channels, "binarize": config.get("binarize") and "static"}
+    where = getattr(arguments, "data_dir", config.get("data_dir"))
+    return next(iter(datasets.load(name, "train", batch_size=500, seed=0, data_dir=where, **settings))).numpy()
+
+
+def main(arguments: argparse.Namespace) -> None:
+    from tf_isvae import export
+
+    path = Path(arguments.source)
+    name = path.resolve().name if path.is_dir() else path.stem
+    folder = Path(getattr(arguments, "to", Path("exported_models") / name))
+    source = export.load(path)
+    export.card.check_folder(folder)
+    with command_line.quiet():
+        written = []
+        for kind in arguments.litert:
+            images = calibration_images(source.model, source.config or {}, arguments) if kind == "int8" else None
+            suffix = "" if kind == "float32" else f"_{kind}"
+            file = folder / f"{folder.resolve().name}{suffix}.tflite"
+            written.append(export.litert(source.model, file, LITERT[kind], images))
+        written.append(export.saved_model(source.model, folder, source.config, source.metrics))
+    for path in [*written, folder / "README.md", folder / "metadata.json"]:
+        print(path)
+
+
+if __name__ == "__main__":
+    command_line.run(make_parser(), main)

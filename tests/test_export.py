@@ -1,0 +1,659 @@
+"""export.saved_model: what a program without tf_isvae finds, seeds a row, versions that appear whole, cards."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import pickle
+import runpy
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+import tensorflow as tf
+from conftest import ROOT
+
+from tf_isvae import (
+    BernoulliLatent,
+    CategoricalLatent,
+    DiscreteVAE,
+    GaussianLatent,
+    estimators,
+    export,
+    likelihoods,
+    networks,
+    zoo,
+)
+from tf_isvae.export import serving, signatures
+from tf_isvae.export.saved_model import new_version
+
+# DESIGN of the signatures, by hand: name -> (inputs, outputs) of (dtype, shape after the batch).
+SEED = ("int32", [2])
+
+
+def table(shape, width, eta, dtype="int32"):
+    images, codes, row = ("float32", list(shape)), (dtype, [width]), ("float32", [])
+    encode = ({"images": images}, {"codes": codes, "logits": ("float32", [eta])})
+    return {
+        "encode": encode,
+        "serving_default": encode,
+        "decode": ({"codes": codes}, {"images": images, "logits": images}),
+        "reconstruct": ({"images": images}, {"images": images, "codes": codes}),
+        "generate": ({"seed": SEED}, {"images": images, "codes": codes}),
+        "score": ({"images": images, "seed": SEED}, {"elbo": row, "log_likelihood": row, "kl": row}),
+    }
+
+
+def widened(model, factor=8.0):
+    """Weights large enough that codes and images differ, and no logit lies close to 0."""
+    for variable in model.weights:
+        if "kernel" in variable.path:
+            variable.assign(variable * factor)
+    return model
+
+
+def dense(latent, shape=(4, 3, 2), **kwargs):
+    keras.utils.set_random_seed(1)
+    encoder = networks.dense_encoder(shape, latent.encoder_units, (16,))
+    return widened(DiscreteVAE(encoder, latent, networks.dense_decoder(latent.units, shape, (16,)), **kwargs), 2.0)
+
+
+def build_bfloat16():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        return dense(BernoulliLatent(6))
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+MODELS = {
+    "bernoulli": (lambda: dense(BernoulliLatent(7)), table((4, 3, 2), 7, 7)),
+    "categorical": (lambda: dense(CategoricalLatent(5, variables=3)), table((4, 3, 2), 3, 15)),
+    "gaussian": (
+        lambda: dense(GaussianLatent(4), likelihood=likelihoods.Gaussian(0.5)),
+        table((4, 3, 2), 4, 8, "float32"),
+    ),
+    "bfloat16": (build_bfloat16, table((4, 3, 2), 6, 6)),
+    "conv": (lambda: widened(zoo.build("cnn_cvae", (9, 7, 3), 5)), table((9, 7, 3), 1, 5)),
+    "fc": (lambda: widened(zoo.build("fc_bvae", (28, 28, 1), 50)), table((28, 28, 1), 50, 50)),
+}
+BATCHES = (1, 3, 50)
+
+LOAD = """
+import json, sys
+sys.modules["tf_isvae"] = None
+import numpy as np, tensorflow as tf
+names, folder, batches = sys.argv[1].split(","), sys.argv[2], json.loads(sys.argv[3])
+found = {}
+for name in names:
+    given = np.load(f"{folder}/{name}_inputs.npz")
+    loaded = tf.saved_model.load(f"{folder}/{name}/1")
+    describe = lambda specs: {key: (spec.dtype.name, spec.shape.as_list()) for key, spec in specs.items()}
+    found[name] = {
+        key: (describe(f.structured_input_signature[1]), describe(f.structured_outputs))
+        for key, f in loaded.signatures.items()
+    }
+    results = {}
+    for key, f in loaded.signatures.items():
+        for n in batches:
+            feed = {k: tf.constant(given[k][:n]) for k in f.structured_input_signature[1]}
+            results |= {f"{key}/{n}/{k}": v.numpy() for k, v in f(**feed).items()}
+    np.savez(f"{folder}/{name}_outputs.npz", **results)
+try:
+    import tf_isvae
+except ImportError:
+    print(json.dumps(found))
+"""
+
+
+def inputs_for(model, rows=BATCHES[-1]):
+    rng = np.random.default_rng(0)
+    if model.latent.code_values is None:
+        codes = rng.normal(size=(rows, model.latent.code_units)).astype(np.float32)
+    else:
+        codes = rng.integers(0, model.latent.code_values, (rows, model.latent.code_units), np.int32)
+    return {
+        "images": rng.random((rows, *model.image_shape), np.float32),
+        "codes": codes,
+        "seed": rng.integers(-(2**31), 2**31, (rows, 2)).astype(np.int32),
+    }
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Every model exported, and what one process that cannot import tf_isvae found in all of them."""
+    folder = tmp_path_factory.mktemp("served")
+    models = {}
+    for name, (build, _) in MODELS.items():
+        models[name] = build()
+        assert export.saved_model(models[name], folder / name) == folder / name / "1"
+        np.savez(folder / f"{name}_inputs.npz", **inputs_for(models[name]))
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", LOAD, ",".join(MODELS), str(folder), json.dumps(BATCHES)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    outputs = {name: dict(np.load(folder / f"{name}_outputs.npz")) for name in MODELS}
+    return models, folder, found, outputs
+
+
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+@each_model
+def test_signatures_are_those_of_the_table(served, name):
+    """Names, dtypes and shapes; the batch is free everywhere; REST keeps names of two outputs and more only."""
+    expected = {
+        key: [{k: [dtype, [None, *shape]] for k, (dtype, shape) in side.items()} for side in sides]
+        for key, sides in MODELS[name][1].items()
+    }
+    assert served[2][name] == expected
+    assert all(len(outputs) >= 2 for _, outputs in served[2][name].values())
+
+
+@each_model
+def test_served_results_are_the_models(served, name):
+    """Codes exactly; images and logits as far as another batch size and fused operations let them."""
+    models, _, _, outputs = served
+    model, given, found = models[name], inputs_for(models[name]), outputs[name]
+    tolerance = {"rtol": 0.02, "atol": 0.02} if name == "bfloat16" else {"rtol": 1e-4, "atol": 1e-4}
+    for n in BATCHES:
+        images, codes = given["images"][:n], given["codes"][:n]
+        same = np.testing.assert_array_equal
+        if model.latent.code_values is None:
+            same = lambda a, b: np.testing.assert_allclose(a, b, **tolerance)  # noqa: E731
+        for key in ("encode", "serving_default", "reconstruct"):
+            same(found[f"{key}/{n}/codes"], model.encode(images))
+        eta = np.asarray(model.encoder(images), np.float32)
+        np.testing.assert_allclose(found[f"encode/{n}/logits"], eta, **tolerance)
+        np.testing.assert_allclose(found[f"decode/{n}/images"], model.decode(codes), **tolerance)
+        output = model.decoder(model.latent.from_codes(codes))
+        np.testing.assert_allclose(found[f"decode/{n}/logits"], np.asarray(output, np.float32), **tolerance)
+        for key in ("reconstruct", "generate"):
+            images_of_codes = model.decode(found[f"{key}/{n}/codes"])
+            np.testing.assert_allclose(found[f"{key}/{n}/images"], images_of_codes, **tolerance)
+        elbo, kl = found[f"score/{n}/elbo"], found[f"score/{n}/kl"]
+        np.testing.assert_allclose(kl, model.latent.kl(model.latent.posterior(eta)), **tolerance)
+        np.testing.assert_allclose(elbo, found[f"score/{n}/log_likelihood"] - kl, rtol=1e-5, atol=1e-4)
+        assert found[f"score/{n}/elbo"].shape == (n,) and np.isfinite(elbo).all()
+
+
+@each_model
+def test_a_rows_seed_alone_determines_its_sample(served, name):
+    """The same row gives the same codes in any batch and at any place in it; other rows other codes."""
+    models, folder, _, outputs = served
+    codes = outputs[name][f"generate/{BATCHES[-1]}/codes"]
+    # The processor's vector instructions and the rest of a row may round a logarithm differently.
+    tolerance = 1e-6 if name == "gaussian" else 0
+    for n in BATCHES:
+        np.testing.assert_allclose(outputs[name][f"generate/{n}/codes"], codes[:n], rtol=tolerance, atol=tolerance)
+    generate = tf.saved_model.load(str(folder / name / "1")).signatures["generate"]
+    seed = inputs_for(models[name])["seed"]
+    reversed_codes = generate(seed=tf.constant(seed[::-1].copy()))["codes"]
+    np.testing.assert_allclose(reversed_codes, codes[::-1], rtol=tolerance, atol=tolerance)
+    if name == "fc":  # 2^50 codes: equal ones among 50 have probability 1e-12
+        assert len(np.unique(codes, axis=0)) == len(codes)
+
+
+@each_model
+def test_weights_are_stored_once(served, name):
+    models, folder, _, _ = served
+    parameters = models[name].encoder.count_params() + models[name].decoder.count_params()
+    version = folder / name / "1"
+    variables = sum(path.stat().st_size for path in (version / "variables").iterdir())
+    # The index names the tensors, about 100 bytes each.
+    assert variables <= 1.05 * 4 * parameters + 2000
+    if name == "fc":
+        total = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
+        assert total <= 1.05 * 4 * parameters + (version / "saved_model.pb").stat().st_size
+        assert (version / "saved_model.pb").stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian"])
+def test_nothing_of_this_machine_is_inside(served, name):
+    folder = served[1] / name
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert str(ROOT).encode() not in content and str(folder).encode() not in content, path
+
+
+# --- Random numbers.
+
+
+@pytest.mark.parametrize(
+    "counter, key, expected",
+    [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF,) * 2, (0xFFFFFFFF,) * 2, (0x1CB996FC, 0xBB002BE7)),
+        ((0x243F6A88, 0x85A308D3), (0x13198A2E, 0x03707344), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_threefry_against_the_known_answers_of_random123(counter, key, expected):
+    pair = lambda values: tuple(tf.constant(value, tf.uint32) for value in values)  # noqa: E731
+    assert tuple(int(value) for value in signatures.threefry(pair(key), pair(counter))) == expected
+
+
+@pytest.mark.parametrize("width", [1, 2, 7])
+def test_uniforms(width):
+    """Kolmogorov-Smirnov on every column, and independence of neighbours; each test errs with probability 1e-6."""
+    seed = np.stack([np.arange(20_000), np.zeros(20_000)], axis=1).astype(np.int32)  # the poorest seeds of all
+    values = signatures.uniforms(tf.constant(seed), width).numpy()
+    assert values.shape == (20_000, width) and values.min() > 0 and values.max() < 1
+    for column in values.T:
+        assert scipy.stats.kstest(column, "uniform").pvalue > 1e-6
+        assert abs(np.corrcoef(column[:-1], column[1:])[0, 1]) * len(column) ** 0.5 < 4.9
+    correlations = np.corrcoef(values.T).reshape(width, width)[np.triu_indices(width, 1)]
+    assert (np.abs(correlations) * len(values) ** 0.5 < 5.5).all()
+
+
+def test_normal_quantile():
+    uniform = np.concatenate([np.linspace(1e-7, 1 - 1e-7, 10_001), [2.0**-24, 1 - 2.0**-24]]).astype(np.float32)
+    found = signatures.normal_quantile(tf.constant(uniform))
+    np.testing.assert_allclose(found, scipy.special.ndtri(uniform.astype(np.float64)), atol=1e-5)
+
+
+def test_generated_codes_follow_the_prior():
+    """10,000 rows against the prior's frequencies or distribution; each comparison errs with probability 1e-6."""
+    rows = 10_000
+    seed = tf.constant(np.random.default_rng(0).integers(0, 2**31, (rows, 2)), tf.int32)
+    for latent in (BernoulliLatent(7), CategoricalLatent(5, variables=3), GaussianLatent(4)):
+        graph = signatures.signatures(dense(latent))["generate"]
+        codes = graph(seed)["codes"].numpy()
+        for column in codes.T:
+            if latent.code_values is None:
+                pvalue = scipy.stats.kstest(column, "norm").pvalue
+            else:
+                pvalue = scipy.stats.chisquare(np.bincount(column, minlength=latent.code_values)).pvalue
+            assert pvalue > 1e-6
+
+
+@pytest.mark.parametrize("latent", [BernoulliLatent(3), CategoricalLatent(3, variables=2)], ids=lambda x: x.name)
+def test_scores_average_to_the_enumerated_elbo(latent):
+    """4,000 seeds for each of 2 images, against sums over every code; error probability 2e-6 (5 standard errors)."""
+    model = dense(latent)
+    rng = np.random.default_rng(0)
+    images = rng.random((2, *model.image_shape), np.float32)
+    z = latent.from_codes(latent.all_codes())
+    q = latent.posterior(model.encoder(images))
+    probability = np.exp(q.log_prob(z[:, None]))
+    expected = (probability * model.log_likelihood_of(images)(z[:, None]).numpy()).sum(axis=0)
+    np.testing.assert_allclose(probability.sum(axis=0), 1, rtol=1e-5)
+    seed = tf.constant(rng.integers(0, 2**31, (8000, 2)), tf.int32)
+    found = signatures.signatures(model)["score"](tf.repeat(images, 4000, axis=0), seed)
+    samples = found["log_likelihood"].numpy().reshape(2, 4000)
+    assert (samples.std(axis=1) > 0).all()
+    assert (np.abs(samples.mean(axis=1) - expected) < 5 * samples.std(axis=1) / 4000**0.5).all()
+
+
+# --- Versions.
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return dense(BernoulliLatent(2), (2, 2, 1))
+
+
+def test_versions_go_up_and_leftovers_go_away(tiny, tmp_path):
+    folder = tmp_path / "models" / "tiny"
+    for name in ("7", "notes", "10.bak", "unfinished-mine", f"unfinished-{'0' * 32}"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "file").write_text("kept")
+    (folder / f".{'a' * 32}.json").write_text("half a card")
+    assert export.saved_model(tiny, folder) == folder / "8"
+    assert export.saved_model(tiny, str(folder)) == folder / "9"
+    kept = {"7", "8", "9", "notes", "10.bak", "unfinished-mine", "README.md", "metadata.json"}
+    assert {path.name for path in folder.iterdir()} == kept
+    assert json.loads((folder / "metadata.json").read_text())["version"] == 9
+
+
+def test_an_export_that_fails_leaves_nothing(tiny, tmp_path):
+    folder = tmp_path / "models"
+    with new_version(folder) as staging:
+        # Another export, begun while this one lasts, leaves its directory alone.
+        assert export.saved_model(tiny, folder).name == "1" and staging.is_dir()
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "README.md", "metadata.json"]
+    (tmp_path / "file").write_text("kept")
+    for wrong in (tmp_path / "file", tmp_path / "file" / "models"):
+        with pytest.raises(OSError):
+            export.saved_model(tiny, wrong)
+    with pytest.raises(TypeError, match="must be a DiscreteVAE"):
+        export.saved_model(tiny.encoder, tmp_path / "other")
+    assert not (tmp_path / "other").exists() and (tmp_path / "file").read_text() == "kept"
+
+
+def test_files_of_others_are_not_overwritten(tiny, tmp_path):
+    for name, text in (("README.md", "# My project"), ("metadata.json", "{}")):
+        folder = tmp_path / name[0]
+        folder.mkdir()
+        (folder / name).write_text(text)
+        with pytest.raises(FileExistsError, match="of another kind; choose another folder"):
+            export.saved_model(tiny, folder)
+        assert [path.name for path in folder.iterdir()] == [name] and (folder / name).read_text() == text
+
+
+KILL = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import tf_isvae
+from tf_isvae import BernoulliLatent, DiscreteVAE, export, networks
+folder, random_ = Path(sys.argv[1]), random.Random(0)
+
+def begin(exports):
+    # TensorFlow has not started its threads yet: a child may.
+    read, write = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(write)
+        return child, read
+    encoder = networks.dense_encoder((2, 2, 1), 2, ())
+    model = DiscreteVAE(encoder, BernoulliLatent(2), networks.dense_decoder(2, (2, 2, 1), ()))
+    os.write(write, b"0")
+    for _ in range(exports):
+        export.saved_model(model, folder)
+        os.write(write, b"1")
+    os._exit(0)
+
+pair = [begin(3), begin(3)]
+codes = [os.waitpid(child, 0)[1] for child, _ in pair]
+print(json.dumps([codes, sorted(path.name for path in folder.iterdir())]))
+# How long one export takes, here and now.
+child, read = begin(1)
+os.read(read, 1)
+start = time.monotonic()
+os.read(read, 1)
+seconds = time.monotonic() - start
+os.waitpid(child, 0)
+os.close(read)
+unfinished = 0
+for _ in range(20):
+    child, read = begin(1000)
+    os.read(read, 1)
+    time.sleep(random_.uniform(0, seconds))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(read)
+    unfinished += any(path.name.startswith("unfinished") for path in folder.iterdir())
+print(json.dumps([unfinished, sorted(path.name for path in folder.iterdir())]))
+"""
+
+
+def test_two_at_once_and_twenty_killed(tmp_path, fresh_python):
+    """Two processes export at once; then 20 exports are killed at random moments: whole versions only, each loads."""
+    done = fresh_python("-c", KILL, tmp_path / "models", environment={"CUDA_VISIBLE_DEVICES": ""}, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (codes, at_once), (unfinished, names) = map(json.loads, done.stdout.splitlines())
+    assert codes == [0, 0] and at_once == [*"123456", "README.md", "metadata.json"]
+    assert unfinished >= 3, "hardly any export was killed while it wrote: the test shows nothing"
+    versions = [name for name in names if name.isdecimal()]
+    assert sorted(map(int, versions)) == list(range(1, len(versions) + 1))
+    files = {"fingerprint.pb", "saved_model.pb", "variables/variables.data-00000-of-00001", "variables/variables.index"}
+    if serving.available():
+        files.add("assets.extra/tf_serving_warmup_requests")
+    for name in versions:
+        version = tmp_path / "models" / name
+        assert {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()} == files
+        reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
+        assert all(
+            np.isfinite(reader.get_tensor(key)).all() for key in reader.get_variable_to_shape_map() if "/V" in key
+        )
+    tf.saved_model.load(str(tmp_path / "models" / versions[-1]))
+    # Only the last one killed may have left something behind: an unfinished version, or a file of the card.
+    assert len(set(names) - set(versions) - {"README.md", "metadata.json"}) <= 1
+
+
+# --- Cards.
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run directory as training writes it, with a model of 8x8 images."""
+    folder = tmp_path_factory.mktemp("runs") / "a run"
+    folder.mkdir()
+    zoo.build("fc_bvae", (8, 8, 1), 4, estimator=estimators.DisARM(), seed=0).save(folder / "model.keras")
+    config = {
+        "model": "fc_bvae",
+        "dataset": "/home/somebody/my digits.npz",
+        "recipe": "best",
+        "latent_dim": 4,
+        "image_size": [8, 8],
+        "binarize": None,
+        "run_dir": "/home/somebody/runs",
+        "data_dir": "/home/somebody/data",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "metrics.json").write_text(json.dumps({"val_loss": 12.25, "epochs": 3}))
+    return folder
+
+
+def test_the_card(run_dir, tmp_path):
+    source = export.load(run_dir)
+    folder = tmp_path / "digits"
+    version = export.saved_model(source.model, folder, source.config, source.metrics)
+    card = json.loads((folder / "metadata.json").read_text())
+    assert (card["name"], card["version"], card["metrics"]) == ("digits", 1, {"val_loss": 12.25, "epochs": 3})
+    assert card["training"]["command"] == (
+        "python scripts/train.py --model fc_bvae --dataset 'my digits.npz' --recipe best --latent-dim 4 "
+        "--image-size 8x8"
+    )
+    parameters = 64 * 1024 + 1024 + 1024 * 4 + 4 + 4 * 1024 + 1024 + 1024 * 64 + 64
+    assert card["model"]["parameters"] == parameters
+    assert card["model"]["estimator"] == {"class": "DisARM", "config": {"num_pairs": 1}}
+    assert card["signatures"]["score"]["inputs"] == {"images": "float32 (n, 8, 8, 1)", "seed": "int32 (n, 2)"}
+    assert card["packages"]["tensorflow"] == tf.__version__
+    written = {str(path.relative_to(version)): path for path in version.rglob("*") if path.is_file()}
+    assert card["files"].keys() == written.keys()
+    text = (folder / "README.md").read_text()
+    for name, path in written.items():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert card["files"][name] == {"bytes": path.stat().st_size, "sha256": digest}
+        assert f"| 1/{name} | {path.stat().st_size} | {digest} |" in text
+    assert "# digits, version 1" in text and "| val_loss | 12.25 |" in text and card["training"]["command"] in text
+    assert "somebody" not in text + json.dumps(card)
+
+
+# --- What is exported: files that are damaged, altered or of another kind.
+
+
+def rewrite(source, target, **members):
+    """A copy of a .keras file with some members replaced, or left out (None)."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        contents = {name: old.read(name) for name in old.namelist()}
+        for name, content in {**contents, **members}.items():
+            if content is not None:
+                new.writestr(name, content)
+    return target
+
+
+def one_line(error, *words):
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 700
+    for word in words:
+        assert word in text, text
+
+
+def test_a_run_and_a_file_give_the_same_model(run_dir):
+    images = np.random.default_rng(0).random((5, 8, 8, 1), np.float32)
+    one, other = export.load(run_dir), export.load(str(run_dir / "model.keras"))
+    np.testing.assert_array_equal(one.model.encode(images), other.model.encode(images))
+    assert one.config["model"] == "fc_bvae" and (other.config, other.metrics) == (None, None)
+
+
+def test_what_is_missing(tmp_path, run_dir):
+    for path in (tmp_path / "none.keras", tmp_path):
+        with pytest.raises(FileNotFoundError) as error:
+            export.load(path)
+        one_line(error, str(path), "a run")
+    bad = tmp_path / "run"
+    bad.mkdir()
+    (bad / "model.keras").write_bytes((run_dir / "model.keras").read_bytes())
+    for text in ("{", "[1]"):
+        (bad / "config.json").write_text(text)
+        with pytest.raises(ValueError) as error:
+            export.load(bad)
+        one_line(error, "config.json")
+
+
+def test_truncated_anywhere(run_dir, tmp_path):
+    content = (run_dir / "model.keras").read_bytes()
+    path = tmp_path / "model.keras"
+    for length in (0, 1, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError) as error:
+            export.load(path)
+        one_line(error, str(path), "damaged")
+
+
+def test_altered_bytes(run_dir, tmp_path):
+    """One flipped byte at 40 places: refused with one line, or without any effect on the model."""
+    content = (run_dir / "model.keras").read_bytes()
+    weights = export.load(run_dir).model.get_weights()
+    path = tmp_path / "model.keras"
+    refused = 0
+    for place in np.random.default_rng(0).integers(0, len(content), 40):
+        altered = bytearray(content)
+        altered[place] ^= 0xFF
+        path.write_bytes(altered)
+        try:
+            found = export.load(path).model.get_weights()
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(path) in str(error)
+        else:
+            assert all((a == b).all() for a, b in zip(weights, found, strict=True))
+    assert refused > 30
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_other_kinds(run_dir, tmp_path):
+    model = run_dir / "model.keras"
+    config = zipfile.ZipFile(model).read("config.json").decode()
+    lambda_layer = config.replace('"class_name": "Flatten"', '"class_name": "Lambda"', 1)
+    assert lambda_layer != config
+    bomb = pickle.dumps(Bomb(tmp_path / "exploded"))
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    (tmp_path / "pickle.keras").write_bytes(bomb)
+    (tmp_path / "model.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    cases = {
+        "other.keras": "DiscreteVAE",
+        "pickle.keras": "damaged, or of another kind",
+        "model.h5": "not a .keras file",
+        rewrite(model, tmp_path / "outside.keras", **{"../outside": "x"}): "../outside",
+        rewrite(model, tmp_path / "weights.keras", **{"model.weights.h5": bomb}): "cannot be loaded",
+        rewrite(model, tmp_path / "without.keras", **{"model.weights.h5": None}): "DiscreteVAE",
+        rewrite(model, tmp_path / "lambda.keras", **{"config.json": lambda_layer}): "Lambda",
+        rewrite(model, tmp_path / "json.keras", **{"config.json": "{"}): "damaged",
+        rewrite(model, tmp_path / "list.keras", **{"config.json": "[]"}): "something else",
+        rewrite(
+            model,
+            tmp_path / "sizes.keras",
+            **{"config.json": config.replace('"units": 4', '"units": 5')},
+        ): "cannot be loaded",
+        rewrite(
+            model,
+            tmp_path / "module.keras",
+            **{"config.json": config.replace('"module": "keras.layers"', '"module": "os"')},
+        ): "cannot be loaded",
+    }
+    for name, word in cases.items():
+        with pytest.raises(ValueError) as error:
+            export.load(tmp_path / name)
+        one_line(error, str(tmp_path / name), word)
+    assert not (tmp_path / "exploded").exists() and not (tmp_path.parent / "outside").exists()
+
+
+# --- The script.
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path, capfd):
+    """Runs export.py in this process, in an empty directory: (exit status, standard output, standard error)."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["export.py", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            runpy.run_path(str(ROOT / "scripts" / "export.py"), run_name="__main__")
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capfd.readouterr()
+
+    return run
+
+
+def test_the_script(script, run_dir, tmp_path):
+    status, output, errors = script(run_dir)
+    folder = tmp_path / "exported_models" / "a run"
+    assert (status, errors) == (0, "")
+    names = [str(path.relative_to(tmp_path)) for path in (folder / "1", folder / "README.md", folder / "metadata.json")]
+    assert output.splitlines() == names
+    again = script(run_dir / "model.keras", "--to", folder.relative_to(tmp_path))
+    assert again == (0, output.replace("/1", "/2"), "")
+    assert tf.saved_model.load(str(folder / "2")).signatures["encode"] is not None
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ai_edge_litert") is None, reason="ai-edge-litert is not installed")
+def test_the_script_with_litert(script, run_dir, tmp_path):
+    arguments = [run_dir / "model.keras", "--to", "out", "--litert", "float32", "int8", "--calibration", "digits"]
+    status, output, errors = script(*arguments)
+    assert (status, errors) == (0, "")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "1",
+        "README.md",
+        "metadata.json",
+        "out.tflite",
+        "out_int8.tflite",
+    }
+    card = json.loads((tmp_path / "out" / "metadata.json").read_text())
+    for name in ("out.tflite", "out_int8.tflite"):
+        digest = hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest()
+        assert card["litert"][name]["sha256"] == digest
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], ["required: source"]),
+        (["nothing"], ["nothing does not exist", "a run"]),
+        (["RUN", "--litert", "float64"], ["--litert", "float64", "int8"]),
+        (["FILE", "--litert", "int8"], ["--calibration"]),
+        (["FILE", "--litert", "int8", "--calibration", "mnits"], ["mnits", "Did you mean"]),
+        (["FILE", "--to", "notes.txt"], ["notes.txt is a file"]),
+        (["FILE", "--to", "project"], ["README.md", "choose another folder"]),
+        (["FILE", "--format", "onnx"], ["unrecognized arguments"]),
+    ],
+    ids=lambda x: " ".join(x),
+)
+def test_bad_arguments(script, run_dir, tmp_path, arguments, words):
+    (tmp_path / "notes.txt").write_text("kept")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("kept")
+    places = {"RUN": run_dir, "FILE": run_dir / "model.keras"}
+    status, output, errors = script(*(places.get(word, word) for word in arguments))
+    assert (status, output) == (2, "")
+    assert errors.count("\n") == 1 and errors.startswith("export.py: error: ")
+    for word in words:
+        assert word in errors, errors
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "notes.txt",
+        "project",
+        "project/README.md",
+    ]

@@ -1,0 +1,257 @@
+"""export.litert: parity with the model, built-in operations, and files that are run before they are kept."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.special
+import tensorflow as tf
+from conftest import tfds_has
+
+from tf_isvae import (
+    BernoulliLatent,
+    CategoricalLatent,
+    DiscreteVAE,
+    GaussianLatent,
+    datasets,
+    estimators,
+    export,
+    likelihoods,
+    networks,
+    zoo,
+)
+from tf_isvae.export.litert import _operations
+
+Interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed").Interpreter
+
+# The least share of equal bits, and the greatest loss of ELBO in nats (of more than 100).
+PARITY = {None: (0.999, 0.05), "float16": (0.995, 0.5), "int8": (0.98, 2.0)}
+
+
+@pytest.fixture(scope="module")
+def images():
+    """2,000 images to train on, and 1,000 others: MNIST where TFDS has it, otherwise the bundled digits."""
+    if tfds_has("mnist"):
+        sets = (datasets.load("mnist", "train", batch_size=2000), datasets.load("mnist", "test", batch_size=1000))
+        return tuple(next(iter(data)).numpy() for data in sets)
+    both = [next(iter(datasets.load("digits", split, batch_size=2000))).numpy() for split in ("train", "test")]
+    both = np.concatenate(both)
+    return both[:-1000], both[-1000:]
+
+
+@pytest.fixture(scope="module", params=["fc_bvae", "cnn_bvae"])
+def trained(request, images):
+    keras.utils.set_random_seed(0)
+    train = images[0]
+    model = zoo.build(request.param, train.shape[1:], 50, estimator=estimators.DisARM(), seed=0)
+    networks.start_at_mean(model.decoder, train.mean(axis=0))
+    model.compile(keras.optimizers.Adam(1e-3))
+    model.fit(train, batch_size=50, epochs=3, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module", params=PARITY, ids=str)
+def converted(request, trained, images, tmp_path_factory):
+    """(model, quantize, path, interpreter); the interpreter is of a file that must be whole on its own."""
+    path = tmp_path_factory.mktemp("litert") / "new" / "model.tflite"
+    calibration = images[0][:300] if request.param == "int8" else None
+    assert export.litert(trained, path, request.param, calibration) == path
+    assert [file.name for file in path.parent.iterdir()] == ["model.tflite"]
+    return trained, request.param, path, Interpreter(model_path=str(path), num_threads=1)
+
+
+def run(interpreter, signature, **inputs):
+    return interpreter.get_signature_runner(signature)(**inputs)
+
+
+def tiny(latent, shape=(3, 5, 2), **kwargs):
+    keras.utils.set_random_seed(1)
+    encoder = networks.dense_encoder(shape, latent.encoder_units, (8,))
+    return DiscreteVAE(encoder, latent, networks.dense_decoder(latent.units, shape, (8,)), **kwargs)
+
+
+def score_by_hand(model, images, noise):
+    """log p(x|z) and KL of a Bernoulli latent and likelihood in NumPy, with the noise as the file takes it."""
+    eta = np.asarray(model.encoder(images), np.float64)
+    q = scipy.special.expit(eta)
+    z = (noise < q).astype(np.float32)
+    logits = np.asarray(model.decoder(z), np.float64)
+    log_likelihood = (images * logits - np.logaddexp(0, logits)).reshape(len(images), -1).sum(axis=1)
+    entropy = np.logaddexp(0, -eta) * q + np.logaddexp(0, eta) * (1 - q)
+    return log_likelihood, (np.log(2) - entropy).sum(axis=1)
+
+
+# --- Parity.
+
+
+def test_parity_of_codes(converted, images):
+    model, quantize, _, interpreter = converted
+    test = images[1]
+    codes = model.encode(test)
+    assert 0.02 < codes.mean() < 0.98 and len(np.unique(codes, axis=0)) > 500, "nothing was learnt to compare"
+    for signature in ("encode", "reconstruct"):
+        found = run(interpreter, signature, images=test)["codes"]
+        agree = (found == codes).mean()
+        print(f"{model.name} {quantize} {signature}: {agree:.5f} of the bits equal")
+        assert found.dtype == np.int32 and agree >= PARITY[quantize][0]
+
+
+def test_parity_of_the_elbo(converted, images):
+    """Same noise in both: the loss in nats is that of the arithmetic, not of another sample."""
+    model, quantize, _, interpreter = converted
+    test = images[1]
+    noise = np.random.default_rng(0).uniform(1e-6, 1 - 1e-6, (len(test), 50)).astype(np.float32)
+    log_likelihood, kl = score_by_hand(model, test, noise)
+    found = run(interpreter, "score", images=test, noise=noise)
+    np.testing.assert_allclose(found["elbo"], found["log_likelihood"] - found["kl"], rtol=1e-5)
+    loss = (log_likelihood - kl).mean() - found["elbo"].mean()
+    print(f"{model.name} {quantize}: {loss:.4f} nats lost")
+    assert abs(loss) < PARITY[quantize][1] and (log_likelihood - kl).mean() < -60
+    if quantize is None:
+        np.testing.assert_allclose(found["kl"], kl, rtol=1e-3, atol=1e-3)
+
+
+def test_parity_of_images(converted):
+    model, quantize, _, interpreter = converted
+    codes = np.random.default_rng(0).integers(0, 2, (40, 50), np.int32)
+    found = run(interpreter, "decode", codes=codes)
+    error = np.abs(found["images"] - model.decode(codes))
+    assert error.mean() < {None: 1e-5, "float16": 1e-3, "int8": 0.02}[quantize]
+    np.testing.assert_allclose(found["images"], scipy.special.expit(found["logits"]), atol=1e-5)
+    noise = np.random.default_rng(1).uniform(0.01, 0.99, (40, 50)).astype(np.float32)
+    generated = run(interpreter, "generate", noise=noise)
+    np.testing.assert_array_equal(generated["codes"], noise < 0.5)
+    error = np.abs(generated["images"] - model.decode(generated["codes"]))
+    assert error.mean() < {None: 1e-5, "float16": 1e-3, "int8": 0.02}[quantize]
+
+
+def test_size_and_operations(converted):
+    """Weights once, in their precision; no operation that needs another library."""
+    model, quantize, path, interpreter = converted
+    parameters = model.encoder.count_params() + model.decoder.count_params()
+    graph = 200_000  # five signatures; in int8 each has its own biases and scales
+    assert path.stat().st_size <= {None: 4, "float16": 2, "int8": 1.1}[quantize] * parameters + graph
+    names = _operations(path.read_bytes())
+    assert "FULLY_CONNECTED" in names and not any("flex" in name.lower() or "CUSTOM" in name for name in names)
+    if quantize == "int8":
+        weights = [t for t in interpreter.get_tensor_details() if np.prod(t["shape"]) > 1000 and len(t["shape"]) > 1]
+        kinds = {t["dtype"] for t in weights if t["quantization_parameters"]["scales"].size > 1}
+        assert kinds == {np.int8}
+
+
+# --- Every kind of model.
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"], ids=str)
+@pytest.mark.parametrize(
+    "latent", [BernoulliLatent(6), CategoricalLatent(20, variables=2), GaussianLatent(4)], ids=lambda x: x.name
+)
+def test_sampling_and_names(latent, quantize, tmp_path):
+    """Codes of uniform noise follow the prior, also in int8 (5 standard errors; 8 bits of noise would fail)."""
+    model = tiny(latent, likelihood=likelihoods.Gaussian(0.7))
+    rng = np.random.default_rng(0)
+    images = rng.random((30, *model.image_shape), np.float32)
+    path = export.litert(model, tmp_path / "m.tflite", quantize, images if quantize else None)
+    interpreter = Interpreter(model_path=str(path))
+    assert interpreter.get_signature_list() == {
+        "encode": {"inputs": ["images"], "outputs": ["codes", "logits"]},
+        "decode": {"inputs": ["codes"], "outputs": ["images", "logits"]},
+        "reconstruct": {"inputs": ["images"], "outputs": ["codes", "images"]},
+        "generate": {"inputs": ["noise"], "outputs": ["codes", "images"]},
+        "score": {"inputs": ["images", "noise"], "outputs": ["elbo", "kl", "log_likelihood"]},
+    }
+    rows = 4000
+    noise = rng.uniform(1e-6, 1 - 1e-6, (rows, latent.units)).astype(np.float32)
+    codes = run(interpreter, "generate", noise=noise)["codes"]
+    assert codes.shape == (rows, latent.code_units)
+    if latent.code_values is None:
+        np.testing.assert_allclose(codes, scipy.special.ndtri(noise.astype(np.float64)), atol=1e-4)
+    else:
+        p = 1 / latent.code_values
+        for column in codes.T:
+            frequencies = np.bincount(column, minlength=latent.code_values) / rows
+            assert (np.abs(frequencies - p) < 5 * (p * (1 - p) / rows) ** 0.5).all()
+    if quantize is None:
+        found = run(interpreter, "score", images=images, noise=noise[:30])
+        kl = model.latent.kl(model.latent.posterior(model.encoder(images)))
+        np.testing.assert_allclose(found["kl"], kl, rtol=1e-3, atol=1e-4)
+
+
+def test_logits_of_any_size(tmp_path):
+    """LiteRT writes softplus as ln(1 + e^x), which is infinite from 89 on."""
+    model = tiny(BernoulliLatent(6))
+    for variable in model.weights:
+        variable.assign(variable * 40)
+    rng = np.random.default_rng(0)
+    images = rng.random((50, *model.image_shape), np.float32)
+    noise = rng.uniform(0.01, 0.99, (50, 6)).astype(np.float32)
+    logits = model.decoder(model.latent.from_codes(model.encode(images)))
+    assert np.abs(logits).max() > 200 and np.abs(model.encoder(images)).max() > 200
+    interpreter = Interpreter(model_path=str(export.litert(model, tmp_path / "m.tflite")))
+    log_likelihood, kl = score_by_hand(model, images, noise)
+    found = run(interpreter, "score", images=images, noise=noise)
+    np.testing.assert_allclose(found["kl"], kl, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found["log_likelihood"], log_likelihood, rtol=1e-4)
+
+
+def test_a_model_in_bfloat16(images, tmp_path):
+    """LiteRT computes in float32 with the same weights: bits differ where a logit is about 0."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = zoo.build("cnn_bvae", images[1].shape[1:], 8)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    interpreter = Interpreter(model_path=str(export.litert(model, tmp_path / "m.tflite")))
+    found = run(interpreter, "encode", images=images[1][:200])
+    eta = np.asarray(model.encoder(images[1][:200]), np.float32)
+    np.testing.assert_allclose(found["logits"], eta, atol=0.02)
+    clear = np.abs(eta) > 0.02
+    np.testing.assert_array_equal(found["codes"][clear], (eta > 0)[clear])
+
+
+# --- What is refused.
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        ({"quantize": "int4"}, "'int4'; it must be one of None, 'float16', 'int8'"),
+        ({"quantize": "int8"}, "calibration images are needed"),
+        ({"calibration": np.zeros((3, 3, 5, 2))}, "for nothing else"),
+        ({"quantize": "int8", "calibration": np.zeros((3, 4, 5, 2))}, "calibration images have shape"),
+        ({"quantize": "int8", "calibration": np.full((3, 3, 5, 2), 255)}, "divide by 255"),
+        ({"path": "."}, "is a directory"),
+    ],
+    ids=["kind", "no images", "images", "shape", "range", "path"],
+)
+def test_bad_arguments(arguments, word, tmp_path):
+    arguments = {**arguments, "path": tmp_path / arguments.get("path", "m.tflite")}
+    with pytest.raises((ValueError, IsADirectoryError), match=word):
+        export.litert(tiny(BernoulliLatent(2)), **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_does_not_work_is_not_kept(tmp_path):
+    """Weights that are not finite; the file that is there stays."""
+    model = tiny(BernoulliLatent(2))
+    path = tmp_path / "m.tflite"
+    path.write_text("kept")
+    model.decoder.weights[0].assign(np.full(model.decoder.weights[0].shape, np.nan))
+    with pytest.raises(RuntimeError, match="not finite"):
+        export.litert(model, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.tflite"] and path.read_text() == "kept"
+
+
+@keras.saving.register_keras_serializable("test_litert")
+class InverseErf(keras.layers.Layer):
+    """An operation that LiteRT does not have."""
+
+    def call(self, inputs):
+        return tf.math.erfinv(inputs)
+
+
+def test_what_builtins_cannot_express(tmp_path):
+    encoder = keras.Sequential([keras.Input((3, 5, 2)), keras.layers.Flatten(), InverseErf(), keras.layers.Dense(2)])
+    model = DiscreteVAE(encoder, BernoulliLatent(2), networks.dense_decoder(2, (3, 5, 2), (4,)))
+    with pytest.raises(ValueError, match="built-in operations cannot express this model") as error:
+        export.litert(model, tmp_path / "m.tflite")
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []

@@ -1,0 +1,169 @@
+"""LiteRT (.tflite): the signatures of `tf_isvae.export.signatures` for phones and small machines."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.python.convert import ConverterError
+
+from tf_isvae import files
+from tf_isvae.export.saved_model import check_model, write
+from tf_isvae.export.signatures import inputs, signatures
+from tf_isvae.model import DiscreteVAE, check_images
+
+QUANTIZATIONS = (None, "float16", "int8")
+# What int8 files compute in integers: the products with the weights, where all time and space goes. Noise and sums
+# over pixels would lose what they are for in 8 bits: a Categorical would hardly ever draw most of its values.
+_INTEGER_OPS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "RELU", "TRANSPOSE_CONV"}
+_CALIBRATION_BATCH = 100
+
+
+def litert(model: DiscreteVAE, path: str | os.PathLike, quantize: str | None = None, calibration=None) -> Path:
+    """Writes the model as a LiteRT file, and returns its path.
+
+    The signatures are those of `tf_isvae.export.signatures` (sampling takes `noise`), any batch size, built-in
+    operations only. The file is run, every signature of it, before it takes its place; it appears whole or not at all.
+
+    Args:
+        path: the file; its directory is created.
+        quantize: None: float32. "float16": weights in half precision, half the size. "int8": weights and their
+            products in 8-bit integers, a quarter of the size; inputs and outputs stay as they are.
+        calibration: for "int8", images (n, H, W, C) in [0, 1] of the kind that will be encoded; 100 to 1,000 do.
+
+    Raises:
+        TypeError, ValueError: wrong arguments, or a model that built-in operations cannot express.
+        ImportError: ai-edge-litert, which runs the file, is not installed. OSError: the file cannot be written.
+    """
+    check_model(model)
+    if quantize not in QUANTIZATIONS:
+        raise ValueError(f"quantize is {quantize!r}; it must be one of {', '.join(map(repr, QUANTIZATIONS))}.")
+    if (calibration is None) == (quantize == "int8"):
+        raise ValueError("calibration images are needed for quantize='int8', and for nothing else.")
+    if calibration is not None:
+        calibration = check_images(calibration, model.image_shape, "calibration images")
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; give the name of a file, such as {path / 'model.tflite'}.")
+    _interpreter_class()
+    model = _in_float32(model)
+    graphs = signatures(model, noise_input=True)
+    content = _convert(model, graphs, quantize, calibration)
+    run_every_signature(content, graphs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def run_every_signature(content: bytes, graphs: dict) -> None:
+    """Runs a LiteRT file on 1 and on 3 rows; RuntimeError where an output is not as the graphs say, or not finite."""
+    interpreter = _interpreter_class()(model_content=content, num_threads=1)
+    found = interpreter.get_signature_list()
+    rng = np.random.default_rng(0)
+    for name, graph in graphs.items():
+        expected = graph.structured_outputs
+        if set(found.get(name, {}).get("outputs", ())) != set(expected):
+            raise RuntimeError(f"the LiteRT file has the signatures {found}; {name} is not as it must be.")
+        for rows in (1, 3):
+            feed = {}
+            for key, spec in inputs(graph).items():
+                values = rng.uniform(0.01, 0.99, (rows, *spec.shape[1:]))
+                feed[key] = values.astype(spec.dtype.as_numpy_dtype)  # integer codes: 0, which any latent has
+            outputs = interpreter.get_signature_runner(name)(**feed)
+            for key, spec in expected.items():
+                value = outputs[key]
+                if value.shape != (rows, *spec.shape[1:]) or value.dtype != spec.dtype.as_numpy_dtype:
+                    raise RuntimeError(f"{name} of the LiteRT file gives {key} as {value.dtype} {value.shape}.")
+                if not np.isfinite(value).all():
+                    raise RuntimeError(f"{name} of the LiteRT file gives values of {key} that are not finite.")
+
+
+def _interpreter_class() -> type:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ImportError(
+            f"LiteRT files are run before they are kept, and that failed ({error}): pip install tf_isvae[litert]."
+        ) from None
+    return Interpreter
+
+
+def _in_float32(model: DiscreteVAE) -> DiscreteVAE:
+    """The model itself, or where it computes in bfloat16, which LiteRT does not, one of the same weights in float32."""
+
+    def policies(config):
+        if isinstance(config, dict):
+            if config.get("class_name") == "DTypePolicy" and "config" in config:
+                return {**config, "config": {"name": "float32"}}
+            return {key: policies(value) for key, value in config.items()}
+        return type(config)(map(policies, config)) if isinstance(config, (list, tuple)) else config
+
+    config = model.get_config()
+    if policies(config) == config:
+        return model
+    copy = DiscreteVAE.from_config(policies(config))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _convert(model: DiscreteVAE, graphs: dict, quantize: str | None, calibration: np.ndarray | None) -> bytes:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        write(model, graphs, folder)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(graphs))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        try:
+            if quantize is None:
+                return converter.convert()
+            if quantize == "float16":
+                converter.optimizations = [tf.lite.Optimize.DEFAULT]
+                converter.target_spec.supported_types = [tf.float16]
+                return converter.convert()
+            floating = _operations(converter.convert()) - _INTEGER_OPS
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: _calibration_feeds(model, calibration)
+            # The debugger is the public way to keep some operations in floating point.
+            options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=sorted(floating))
+            debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)
+            return debugger.get_nondebug_quantized_model()
+        except ConverterError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"LiteRT's built-in operations cannot express this model: {reason}") from None
+
+
+def _operations(content: bytes) -> set[str]:
+    """The names of the operations of a LiteRT file, in all signatures."""
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        tf.lite.experimental.Analyzer.analyze(model_content=content)
+    return set(re.findall(r"^ *Op#\d+ (\w+)\(", text.getvalue(), re.MULTILINE))
+
+
+def _calibration_feeds(model: DiscreteVAE, images: np.ndarray) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Inputs for every signature. Codes to decode are those of the images, and samples of the prior."""
+    rng = np.random.default_rng(0)
+    for i in range(0, len(images), _CALIBRATION_BATCH):
+        batch = images[i : i + _CALIBRATION_BATCH]
+        noise = rng.uniform(1e-6, 1 - 1e-6, (len(batch), model.latent.units)).astype(np.float32)
+        prior = model.latent.to_codes(model.latent.prior().sample(len(batch), seed=(0, i))[:, 0]).numpy()
+        yield "encode", {"images": batch}
+        yield "decode", {"codes": model.encode(batch)}
+        yield "decode", {"codes": prior}
+        yield "reconstruct", {"images": batch}
+        yield "generate", {"noise": noise}
+        yield "score", {"images": batch, "noise": noise}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TensorFlow's advice to run files with LiteRT's interpreter, which we do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated.*")
+        yield
