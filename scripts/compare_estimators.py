@@ -1,12 +1,17 @@
 """Compares gradient estimators on the field's protocol, and writes one table, one CSV each and a figure.
 
     python scripts/compare_estimators.py                                          every estimator, 50,000 steps
-    python scripts/compare_estimators.py --estimators DisARM ARMS:3 --steps 1000000
+    python scripts/compare_estimators.py --estimators Linearized+DisARM ARMS:3 --steps 1000000
+    python scripts/compare_estimators.py --categorical 24x4 --estimators LeaveOneOut:4 ReinMax --steps 96000 \\
+        --evaluate-every 8000
 
 The protocol (Dong et al. 2020, Titsias & Shi 2022): dynamically binarised MNIST, the first 50,000 training images;
 784-200-200-200 bits and the mirror image, LeakyReLU 0.3, fixed uniform prior, batch 100, Adam 1e-3. An estimator is
-the name of a class of `tf_isvae.estimators`, with its number of samples or pairs behind a colon. A run that was
-stopped goes on where it was when the same command is given again.
+the name of a class of `tf_isvae.estimators`, with its number of samples or pairs behind a colon; Linearized+DisARM:1 is
+Linearized(DisARM(1)). A run that was stopped goes on where it was when the same command is given again.
+
+With --categorical, the protocol of Liu et al. 2023: many Categorical variables, grey MNIST, all 60,000 training images,
+784-512-256 and the mirror image, ReLU, batch 100, Adam 1e-3; 96,000 steps are their 160 epochs.
 """
 
 import argparse
@@ -16,14 +21,18 @@ from pathlib import Path
 
 import command_line
 
-DEFAULT = ["ImportanceSampling:2", "LeaveOneOut:2", "DisARM:1", "LeaveOneOut:3", "ARMS:3", "LeaveOneOut:4", "ARMS:4"]
-BATCH, BITS, HIDDEN, TRAIN_IMAGES = 100, 200, 200, 50_000
+DEFAULT = [
+    *("DisARM:1", "Linearized+DisARM:1", "LeaveOneOut:2", "ImportanceSampling:2", "ARMS:3", "ARMS:4"),
+    *("Linearized+ARMS:3", "LeaveOneOut:4", "StraightThrough:1", "ReinMax:1"),
+]
+BATCH = 100
 STEPS_PER_CALL = 50  # a step takes hardly longer than Python needs to start it
 
 
 def make_parser() -> command_line.Parser:
     parser = command_line.Parser(__doc__)
     parser.add_argument("--estimators", nargs="+", default=DEFAULT, metavar="NAME[:COUNT]")
+    parser.add_argument("--categorical", default=None, metavar="VARIABLESxCATEGORIES", help="such as 24x4")
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--evaluate-every", type=int, default=5_000, help="steps")
     parser.add_argument("--seed", type=int, default=0)
@@ -35,6 +44,8 @@ def make_parser() -> command_line.Parser:
 def make_estimator(text: str):
     from tf_isvae import estimators
 
+    if text.startswith("Linearized+"):
+        return estimators.Linearized(make_estimator(text.removeprefix("Linearized+")))
     name, _, count = text.partition(":")
     known = {cls.__name__: cls for cls in estimators.Estimator.__subclasses__()}
     if name not in known or (count and not count.isdigit()):
@@ -43,37 +54,41 @@ def make_estimator(text: str):
 
 
 def decoder_evaluations(estimator) -> int:
+    if hasattr(estimator, "estimator"):  # Linearized
+        return 1 + decoder_evaluations(estimator.estimator)
     return 2 * estimator.num_pairs if hasattr(estimator, "num_pairs") else estimator.num_samples
 
 
-def build(estimator, seed: int):
+def make_latent(text: str | None):
+    from tf_isvae import BernoulliLatent, CategoricalLatent
+
+    if text is None:
+        return BernoulliLatent(200)
+    sizes = text.split("x")
+    if len(sizes) != 2 or not all(size.isdigit() for size in sizes):
+        raise ValueError(f"--categorical {text}: give VARIABLESxCATEGORIES, such as 24x4.")
+    return CategoricalLatent(categories=int(sizes[1]), variables=int(sizes[0]))
+
+
+def build(estimator, latent, seed: int):
     import keras
 
-    from tf_isvae import BernoulliLatent, DiscreteVAE
+    from tf_isvae import CategoricalLatent, DiscreteVAE
 
-    def dense(width):
-        return [keras.layers.Dense(width), keras.layers.LeakyReLU(negative_slope=0.3)]
+    categorical = isinstance(latent, CategoricalLatent)
+    widths = (512, 256) if categorical else (200, 200)
+
+    def hidden(widths):
+        for width in widths:
+            yield keras.layers.Dense(width)
+            yield keras.layers.LeakyReLU(negative_slope=0.0 if categorical else 0.3)
 
     keras.utils.set_random_seed(seed)
-    encoder = keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            keras.layers.Flatten(),
-            *dense(HIDDEN),
-            *dense(HIDDEN),
-            keras.layers.Dense(BITS),
-        ]
-    )
-    decoder = keras.Sequential(
-        [
-            keras.Input((BITS,)),
-            *dense(HIDDEN),
-            *dense(HIDDEN),
-            keras.layers.Dense(784),
-            keras.layers.Reshape((28, 28, 1)),
-        ]
-    )
-    model = DiscreteVAE(encoder, BernoulliLatent(BITS), decoder, estimator=estimator, seed=seed)
+    encoder = [keras.Input((28, 28, 1)), keras.layers.Flatten(), *hidden(widths)]
+    encoder.append(keras.layers.Dense(latent.encoder_units))
+    decoder = [keras.Input((latent.units,)), *hidden(reversed(widths)), keras.layers.Dense(784)]
+    decoder.append(keras.layers.Reshape((28, 28, 1)))
+    model = DiscreteVAE(keras.Sequential(encoder), latent, keras.Sequential(decoder), estimator=estimator, seed=seed)
     model.compile(optimizer=keras.optimizers.Adam(1e-3), steps_per_execution=STEPS_PER_CALL)
     return model
 
@@ -86,9 +101,9 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     from tf_isvae import datasets, evaluation, files
 
     estimator = make_estimator(text)
-    name = text.replace(":", "-")
+    name = text.replace(":", "-") + (f"_{arguments.categorical}" if arguments.categorical else "")
     model_path, csv_path = arguments.run_dir / f"{name}.keras", arguments.run_dir / f"{name}.csv"
-    model, rows = build(estimator, arguments.seed), []
+    model, rows = build(estimator, make_latent(arguments.categorical), arguments.seed), []
     if model_path.exists() and csv_path.exists():
         stored = keras.models.load_model(model_path)
         with open(csv_path, newline="") as file:
@@ -105,11 +120,14 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     def load(split, **options):
         return datasets.load("mnist", split, seed=arguments.seed, data_dir=arguments.data_dir, **options)
 
-    train_split = f"train[:{TRAIN_IMAGES}]"
-    epochs = -(-arguments.steps * BATCH // TRAIN_IMAGES)
-    train = load(train_split, batch_size=BATCH, binarize="dynamic", epochs=epochs, start=step)
-    train_again = load(train_split, batch_size=1000, binarize="static")
-    test_images = np.concatenate([batch.numpy() for batch in load("test", batch_size=1000, binarize="static")])
+    if arguments.categorical:
+        train_split, train_images, dynamic, static = "train", 60_000, None, None
+    else:
+        train_split, train_images, dynamic, static = "train[:50000]", 50_000, "dynamic", "static"
+    epochs = -(-arguments.steps * BATCH // train_images)
+    train = load(train_split, batch_size=BATCH, binarize=dynamic, epochs=epochs, start=step)
+    train_again = load(train_split, batch_size=1000, binarize=static)
+    test_images = np.concatenate([batch.numpy() for batch in load("test", batch_size=1000, binarize=static)])
     samples = decoder_evaluations(estimator)
 
     class Evaluate(keras.callbacks.Callback):
@@ -179,14 +197,16 @@ def main(arguments: argparse.Namespace) -> None:
         )
     for text in arguments.estimators:  # a wrong name is refused before hours of the right ones
         make_estimator(text)
+    make_latent(arguments.categorical)
     arguments.run_dir.mkdir(parents=True, exist_ok=True)
+    comparison = arguments.run_dir / ("comparison" + (f"_{arguments.categorical}" if arguments.categorical else ""))
     results = {}
     for text in arguments.estimators:
         results[text] = run(text, arguments)
-        plotting.elbo_curves(results, arguments.run_dir / "comparison.png")
-        with files.whole(arguments.run_dir / "comparison.md") as path:
+        plotting.elbo_curves(results, comparison.with_suffix(".png"))
+        with files.whole(comparison.with_suffix(".md")) as path:
             path.write_text(table(results) + "\n")
-    print(f"\n{table(results)}\n\nwritten: {arguments.run_dir}/comparison.md, comparison.png and a CSV each")
+    print(f"\n{table(results)}\n\nwritten: {comparison}.md, {comparison}.png and a CSV each")
 
 
 if __name__ == "__main__":

@@ -49,8 +49,9 @@ def test_names_of_estimators(script):
     compare = script("compare_estimators")
     assert compare.make_estimator("ARMS:3").get_config() == {"num_samples": 3}
     assert isinstance(compare.make_estimator("DisARM"), estimators.DisARM)
-    assert [compare.decoder_evaluations(compare.make_estimator(n)) for n in ("DisARM:2", "LeaveOneOut:3")] == [4, 3]
-    for wrong in ("disarm", "DisARM:x", "DisARM:-1"):
+    names = ("DisARM:2", "LeaveOneOut:3", "Linearized+ARMS:3")
+    assert [compare.decoder_evaluations(compare.make_estimator(n)) for n in names] == [4, 3, 4]
+    for wrong in ("disarm", "DisARM:x", "DisARM:-1", "Linearized+", "Linearized+x"):
         with pytest.raises(ValueError, match="NAME:COUNT"):
             compare.make_estimator(wrong)
 

@@ -6,6 +6,8 @@ import math
 
 import keras
 
+from tf_isvae import evaluation
+
 
 class KLAnnealing(keras.callbacks.Callback):
     """The weight of the KL term in training falls from `start` to 1, geometrically, over the first `epochs` epochs.
@@ -32,6 +34,32 @@ class KLAnnealing(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.model.kl_weight.assign(1.0)
+
+
+class GradientVariance(keras.callbacks.Callback):
+    """Adds `gradient_variance` to the logs of every epoch, as training goes (paper, figures 6 and 12).
+
+    It is that of `evaluation.gradient_variance`: nats squared per encoder parameter. Put it before the callbacks that
+    are to record it. (keras.callbacks.History always does.)
+
+    Args:
+        images: one batch (n, H, W, C) in [0, 1], the same for all epochs; the variance falls as 1/n.
+        draws: gradients an epoch, at least 2. The standard error of the result is about sqrt(2 / draws) of it or less.
+    """
+
+    def __init__(self, images, draws: int = 20):
+        super().__init__()
+        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 2:
+            raise ValueError(f"GradientVariance: draws is {draws!r}; a variance needs an integer of at least 2.")
+        self.images = images
+        self.draws = draws
+
+    def on_train_begin(self, logs=None):
+        self.variance = evaluation.gradient_variance_function(self.model, self.images)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # The same noise after every epoch, so that the curve shows what the weights change.
+        logs["gradient_variance"] = self.variance(self.draws, 0)
 
 
 class NonFiniteLoss(FloatingPointError):

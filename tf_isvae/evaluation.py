@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import scipy.optimize
@@ -13,24 +13,32 @@ from tf_isvae import estimators
 from tf_isvae.model import DiscreteVAE, check_images
 
 
-def _gradients(model, images, estimator, draws, seed) -> Iterator[np.ndarray]:
-    """`draws` estimates of the gradient of E_q[ln p(x|z)] by the encoder's weights, flattened, float64.
+def _gradient_function(model, images, estimator):
+    """A compiled function from a seed, int32 (2,), to one estimate of the gradient of E_q[ln p(x|z)], flattened.
 
-    Each is the gradient of the mean over `images`, with noise of its own.
+    The gradient is that of the mean over `images`, by the encoder's weights.
     """
     weights = model.encoder.trainable_variables
     images = tf.constant(check_images(images, model.image_shape))
 
     @tf.function
-    def gradient(draw):
+    def gradient(seed):
         with tf.GradientTape() as tape:
             posterior = model.latent.posterior(model.encoder(images, training=False))
-            noise = tf.random.experimental.stateless_fold_in((seed, 0), draw)
-            surrogate = tf.reduce_mean(estimator(posterior, model.log_likelihood_of(images), noise).surrogate)
+            surrogate = tf.reduce_mean(estimator(posterior, model.log_likelihood_of(images), seed).surrogate)
         return tf.concat([tf.reshape(g, [-1]) for g in tape.gradient(surrogate, weights)], 0)
 
-    for draw in range(draws):
-        yield gradient(tf.constant(draw)).numpy().astype(np.float64)
+    return gradient
+
+
+def _gradients(model, images, estimator, draws, seed) -> Iterator[np.ndarray]:
+    """`draws` estimates of the gradient, float64, each with noise of its own."""
+    return _draw(_gradient_function(model, images, estimator), draws, seed)
+
+
+def _draw(gradient, draws: int, seed: int) -> Iterator[np.ndarray]:
+    for i in range(draws):
+        yield gradient(tf.random.experimental.stateless_fold_in((seed, 0), i)).numpy().astype(np.float64)
 
 
 def _check_draws(function: str, draws: int) -> None:
@@ -49,13 +57,23 @@ def gradient_variance(model: DiscreteVAE, images, draws: int = 100, estimator=No
         estimator: the one to measure; default the model's own.
     """
     _check_draws("gradient_variance", draws)
-    # Welford's running moments: the draws themselves need not be kept.
-    mean = squares = 0.0
-    for i, gradient in enumerate(_gradients(model, images, estimator or model.estimator, draws, seed), start=1):
-        before = gradient - mean
-        mean = mean + before / i
-        squares = squares + before * (gradient - mean)
-    return float(np.mean(squares) / (draws - 1))
+    return gradient_variance_function(model, images, estimator)(draws, seed)
+
+
+def gradient_variance_function(model: DiscreteVAE, images, estimator=None) -> Callable[[int, int], float]:
+    """A function of (draws, seed): `gradient_variance` as the model then is, to be called again as training goes on."""
+    gradient = _gradient_function(model, images, estimator or model.estimator)
+
+    def variance(draws: int, seed: int) -> float:
+        # Welford's running moments: the draws themselves need not be kept.
+        mean = squares = 0.0
+        for i, sample in enumerate(_draw(gradient, draws, seed), start=1):
+            before = sample - mean
+            mean = mean + before / i
+            squares = squares + before * (sample - mean)
+        return float(np.mean(squares) / (draws - 1))
+
+    return variance
 
 
 def estimator_bias(
