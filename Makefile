@@ -15,7 +15,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	touch $@
 
 train: install
-	$(BIN)/python scripts/train.py --dataset digits --recipe best --batch-size 64 --epochs 60
+	$(BIN)/python scripts/train.py --dataset digits --batch-size 64 --epochs 60
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,11 +1,13 @@
 """Trains a model and writes a run directory: the model, its history, TensorBoard events, figures, final metrics.
 
-    python scripts/train.py                                             the paper's FC BVAE: MNIST, 300 epochs
+    python scripts/train.py                                             FC BVAE on MNIST, the best recipe known
+    python scripts/train.py --recipe paper                              the same with the paper's settings
     python scripts/train.py --model cnn_cvae --dataset fashion_mnist --epochs 30
     python scripts/train.py --dataset photos/ --image-size 32 --channels 3 --run-dir runs/photos
     python scripts/train.py --resume --run-dir runs/photos              goes on with a run that was stopped
 
-The defaults are the paper's settings: Adam 1e-3, batch 2048, 300 epochs, 50 bits or 100 categories.
+A recipe (tf_isvae.training.RECIPES) sets the estimator, the learning-rate schedule, the annealing of the KL weight, and
+the defaults of the options below. The paper's: Adam 1e-3, batch 2048, 300 epochs, 50 bits or 100 categories.
 """
 
 import argparse
@@ -27,14 +29,14 @@ def make_parser() -> command_line.Parser:
     add = parser.add_argument
     add("--model", help="fc_bvae, fc_cvae, cnn_bvae or cnn_cvae")
     add("--dataset", help="mnist, fashion_mnist, digits, another TFDS name, an .npz file or a folder of images")
-    add("--recipe", help="paper, or best: estimator, schedule and defaults of the options below")
+    add("--recipe", help="best (default) or paper: estimator, schedule and defaults of the options below")
     add("--estimator", help="a class of tf_isvae.estimators, such as ImportanceSampling or DisARM")
     add("--latent-dim", type=int, help="bits or categories")
     add("--epochs", type=int)
     add("--batch-size", type=int)
     add("--learning-rate", type=float)
     add("--seed", type=int, help="fixes initial weights, order of the data and noise")
-    add("--precision", help="float32 or mixed_bfloat16")
+    add("--precision", help="float32, mixed_bfloat16, or fastest: whichever this machine multiplies faster")
     add("--strategy", help="default, or mirrored: every visible GPU")
     add("--run-dir", help="what to write; default runs/<model>_<dataset>")
     add("--data-dir", help="where TFDS keeps its data sets; default TFDS_DATA_DIR, or ~/tensorflow_datasets")

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_isvae import datasets, training
+from tf_isvae import datasets, training, zoo
 from tf_isvae.callbacks import NonFiniteLoss
 from tf_isvae.training import Config
 
@@ -24,6 +24,7 @@ STEPS = 3  # an epoch: 1,437 digits in batches of 500
 def config(run_dir, **settings):
     """Three epochs of a small model, 9 steps in all."""
     small = {"dataset": "digits", "image_size": (8, 8), "latent_dim": 6, "epochs": 3, "batch_size": 500, "seed": 1}
+    small.update(precision="float32", start_at_mean=False)
     return Config(**{**small, "run_dir": str(run_dir), **settings})
 
 
@@ -73,12 +74,31 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize("model", ["fc_bvae", "fc_cvae", "cnn_bvae", "cnn_cvae"])
-def test_the_defaults_are_the_papers(model):
-    settings = Config(model=model)
+def test_the_papers_recipe(model):
+    settings = Config(model=model, recipe="paper")
     assert (settings.epochs, settings.batch_size, settings.learning_rate) == (300, 2048, 1e-3)
     assert (settings.estimator, settings.schedule, settings.kl_epochs) == ("ImportanceSampling", "constant", 0)
     assert (settings.precision, settings.strategy, settings.seed) == ("float32", "default", 0)
-    assert Config().model == "fc_bvae" and Config().dataset == "mnist" and Config().binarize is None
+    assert not settings.start_at_mean
+
+
+@pytest.mark.parametrize(
+    "model, estimator",
+    [("fc_bvae", "DisARM"), ("fc_cvae", "Enumerated"), ("cnn_bvae", "DisARM"), ("cnn_cvae", "Enumerated")],
+)
+def test_the_default_is_the_best_recipe(model, estimator):
+    settings = Config(model=model)
+    assert (settings.dataset, settings.binarize, settings.recipe) == ("mnist", None, "best")
+    assert settings.estimator == estimator == type(zoo.build(model, (4, 4, 1), 3).estimator).__name__
+    assert settings.precision in training.PRECISIONS and settings.schedule == "cosine"
+    assert (settings.kl_start > 1) == model.endswith("cvae")
+
+
+@pytest.mark.parametrize("instructions, precision", [(True, "mixed_bfloat16"), (False, "float32")])
+def test_the_fastest_precision_depends_on_the_machine(monkeypatch, instructions, precision):
+    monkeypatch.setattr(training, "_multiplies_bfloat16", lambda: instructions)
+    assert Config(precision="fastest").precision == precision == Config(model="fc_bvae").precision
+    assert Config(precision="float32").precision == "float32"
 
 
 def test_what_a_run_leaves(finished):

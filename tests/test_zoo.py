@@ -24,8 +24,8 @@ def test_defaults_are_the_papers(name):
         assert (model.latent.categories, model.latent.num_variables) == (100, 1)
     has_convolutions = [any("Conv" in type(la).__name__ for la in net.layers) for net in (model.encoder, model.decoder)]
     assert has_convolutions == [name.startswith("cnn")] * 2
-    assert type(model.estimator) is estimators.ImportanceSampling and model.estimator.num_samples == 1
-    assert model.estimator.proposal is None
+    best = estimators.DisARM if name.endswith("bvae") else estimators.Enumerated
+    assert type(model.estimator) is best
     assert type(model.likelihood) is likelihoods.Bernoulli
 
 
@@ -38,6 +38,12 @@ def test_sizes(name, image_shape, latent_dim):
     assert codes.shape == (3, latent_dim if name.endswith("bvae") else 1)
     decoded = model.decode(codes)
     assert decoded.shape == images.shape and decoded.min() >= 0 and decoded.max() <= 1
+
+
+def test_more_categories_than_can_be_enumerated():
+    model = zoo.build("fc_cvae", (1, 1, 1), 4097)
+    assert type(model.estimator) is estimators.LeaveOneOut
+    assert np.isfinite(model.elbo(np.zeros((2, 1, 1, 1), np.float32))).all()
 
 
 def test_options_reach_the_model():

@@ -67,21 +67,21 @@ RECIPES = {
     # Section 6 of the paper, for all models.
     "paper": dict.fromkeys(zoo.ARCHITECTURES, _PAPER),
     "best": {
-        "fc_bvae": {**_PAPER, **_BITS, "epochs": 220, "precision": "mixed_bfloat16"},
-        "cnn_bvae": {**_PAPER, **_BITS, "epochs": 70, "precision": "mixed_bfloat16"},
+        "fc_bvae": {**_PAPER, **_BITS, "epochs": 220, "precision": "fastest"},
+        "cnn_bvae": {**_PAPER, **_BITS, "epochs": 70},
         "fc_cvae": {**_PAPER, **_ANNEALED, "epochs": 60, "kl_epochs": 30},
-        "cnn_cvae": {**_PAPER, **_ANNEALED, "epochs": 40, "kl_epochs": 20, "precision": "mixed_bfloat16"},
+        "cnn_cvae": {**_PAPER, **_ANNEALED, "epochs": 40, "kl_epochs": 20},
     },
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The settings of a run. The defaults are the paper's; None takes the recipe's value.
+    """The settings of a run. None takes the recipe's value.
 
     model           a name of `zoo.build`
     dataset         what `datasets.load` takes: a name, an .npz file, or a folder of images
-    recipe          paper, or best: a row of RECIPES
+    recipe          best, or paper: a row of RECIPES
     latent_dim      bits or categories; None: the paper's, 50 or 100
     estimator       the name of a class in `tf_isvae.estimators`
     learning_rate   of Adam, at the beginning
@@ -90,7 +90,8 @@ class Config:
     kl_epochs       epochs in which it falls to 1
     start_at_mean   whether the decoder begins at the mean image, see networks.start_at_mean
     seed            fixes initial weights, order of the data, binarisation and noise
-    precision       float32 or mixed_bfloat16
+    precision       float32 or mixed_bfloat16; "fastest" becomes mixed_bfloat16 where this machine has instructions for
+                    it, and float32 elsewhere
     strategy        default, or mirrored: every visible GPU, or every logical CPU device where there is no GPU
     run_dir         what to write; None: runs/<model>_<dataset>, with a number where that is taken
     data_dir        where TFDS keeps its data sets; None: TFDS's own choice
@@ -101,7 +102,7 @@ class Config:
 
     model: str = "fc_bvae"
     dataset: str = "mnist"
-    recipe: str = "paper"
+    recipe: str = "best"
     latent_dim: int | None = None
     estimator: str | None = None
     epochs: int | None = None
@@ -126,6 +127,8 @@ class Config:
         for name, value in RECIPES[self.recipe][self.model].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.precision == "fastest":
+            object.__setattr__(self, "precision", "mixed_bfloat16" if _multiplies_bfloat16() else "float32")
         for name, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("kl_epochs", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
@@ -142,6 +145,15 @@ class Config:
     def _check_one_of(self, name: str, accepted: tuple[str, ...]) -> None:
         if getattr(self, name) not in accepted:
             raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(accepted)}.")
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this machine has instructions for bfloat16 products: a GPU, AVX512-BF16, AMX, or Arm's BF16."""
+    if tf.config.list_physical_devices("GPU"):
+        return True
+    with contextlib.suppress(OSError):  # elsewhere than on Linux
+        return "bf16" in Path("/proc/cpuinfo").read_text()
+    return False
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from tf_isvae import networks
+from tf_isvae import estimators, networks
 from tf_isvae.latents import BernoulliLatent, CategoricalLatent
 from tf_isvae.model import DiscreteVAE
 
@@ -35,13 +35,17 @@ def build(
     likelihood=None,
     seed: int | None = None,
 ) -> DiscreteVAE:
-    """An untrained DiscreteVAE of the paper's table 1.
+    """An untrained DiscreteVAE of the paper's table 1, with the best estimator known for its latent.
+
+    For one Categorical that is the exact gradient, which wants `callbacks.KLAnnealing(30, epochs / 2)` in `fit`:
+    without it, most categories are given up in the first epochs.
 
     Args:
         name: fc_bvae, fc_cvae, cnn_bvae or cnn_cvae.
         image_shape: (H, W, C), any positive integers.
         latent_dim: c, the number of bits or of categories; default the paper's (50 bits, 100 categories).
-        estimator, likelihood, seed: as for DiscreteVAE. (keras.utils.set_random_seed fixes the initial weights.)
+        estimator: default DisARM() for bits, Enumerated() for a category (LeaveOneOut() beyond 4,096 categories).
+        likelihood, seed: as for DiscreteVAE. (keras.utils.set_random_seed fixes the initial weights.)
 
     Raises:
         ValueError: an unknown name, or a size that is not a positive integer.
@@ -49,6 +53,8 @@ def build(
     check_name(name)
     latent_class, encoder, decoder, default_dim = ARCHITECTURES[name]
     latent = latent_class(default_dim if latent_dim is None else latent_dim)
+    if estimator is None:
+        estimator = _best_estimator(latent)
     return DiscreteVAE(
         encoder(image_shape, latent.encoder_units),
         latent,
@@ -58,3 +64,12 @@ def build(
         seed=seed,
         name=name,
     )
+
+
+def _best_estimator(latent) -> estimators.Estimator:
+    # docs/estimators.md has the figures.
+    if isinstance(latent, BernoulliLatent):
+        return estimators.DisARM()
+    if latent.num_codes <= estimators.Enumerated.MAX_CODES:
+        return estimators.Enumerated()
+    return estimators.LeaveOneOut()
