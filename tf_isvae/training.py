@@ -23,6 +23,7 @@ import importlib.metadata
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -464,10 +465,10 @@ def _lost_workers(workers: int, run_dir: Path) -> Iterator[None]:
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         if workers == 1:
             raise
-        reported = [line.strip() for line in error.message.splitlines() if "task:" in line or "aborted by" in line]
+        lost = {f"{job} {i}" for job, i in re.findall(r"/job:(\w+)/(?:replica:\d+/)?task:(\d+)", error.message)}
         raise WorkerLost(
-            f"another worker ended or cannot be reached ({' '.join(reported)[:300]}); start all {workers} again with "
-            f"--resume --run-dir {run_dir}"
+            f"{' and '.join(sorted(lost)) or 'another worker'} ended or cannot be reached; start all {workers} workers "
+            f"again with --resume --run-dir {run_dir}"
         ) from None
 
 
