@@ -474,27 +474,33 @@ def _folder(path, split, size, channels) -> _Encoded:
     else:
         _check_split(path, split, ["train"])
     # Hidden files are no images, whatever their suffix: macOS leaves such behind.
-    files = sorted(
-        p for p in path.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
+    # Plain strings: of all that is kept for an image, only they are many.
+    files = [
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(path)
+        for name in names
+        if name.lower().endswith(_IMAGE_SUFFIXES) and not name.startswith(".")
+    ]
+    files = sorted(filter(os.path.isfile, files), key=lambda file: file.replace(os.sep, "\0"))  # folder by folder
     if not files:
         raise ValueError(f"{path} holds no images: files ending in .png, .jpg or .jpeg are read")
-    headers = [_header(file) for file in files]
+    headers = {_header(file): file for file in files}
     for what, place, fixed, argument in (
         ("sizes (H, W)", slice(2), size, "image_size=(H, W)"),
         ("numbers of channels", slice(2, 3), channels, "channels=1 or 3"),
     ):
-        kinds = {header[place]: file for header, file in zip(headers, files, strict=True)}
+        kinds = {header[place]: file for header, file in headers.items()}
         if fixed is None and len(kinds) > 1:
             (one, first), (two, second) = sorted(kinds.items())[:2]
             raise ValueError(f"{path} holds images of different {what}: {first} {one}, {second} {two}: give {argument}")
-    height, width = headers[0][:2] if len({header[:2] for header in headers}) == 1 else (None, None)
+    sizes = {header[:2] for header in headers}
+    height, width = sizes.pop() if len(sizes) == 1 else (None, None)
     # Decoded to grey only if all are: colours are made grey by `_convert`, in the same way for every source.
     decoded_channels = max(header[2] for header in headers)
-    names = tf.constant([str(file) for file in files])
+    names, count = tf.constant(files), len(files)
 
     def records(seed):
-        order = tf.range(len(files))
+        order = tf.range(count)
         if seed is not None:
             order = tf.random.experimental.stateless_shuffle(order, seed)
         return tf.data.Dataset.from_tensor_slices(tf.gather(names, order))
@@ -517,10 +523,10 @@ def _folder(path, split, size, channels) -> _Encoded:
         either = once.map(read).ignore_errors().concatenate(once.map(fail)).take(1)
         return either.get_single_element()
 
-    return _Encoded(str(path), len(files), (height, width, decoded_channels), False, records, parse, decode)
+    return _Encoded(str(path), count, (height, width, decoded_channels), False, records, parse, decode)
 
 
-def _header(path: pathlib.Path) -> tuple[int, int, int]:
+def _header(path: str) -> tuple[int, int, int]:
     """(height, width, channels) from the beginning of a PNG or JPEG; channels is 1 or 3, alpha aside."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
