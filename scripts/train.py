@@ -5,6 +5,7 @@
     python scripts/train.py --model cnn_cvae --dataset fashion_mnist --epochs 30
     python scripts/train.py --dataset photos/ --image-size 32 --channels 3 --run-dir runs/photos
     python scripts/train.py --resume --run-dir runs/photos              goes on with a run that was stopped
+    python scripts/train.py --strategy multi_worker --run-dir runs/big  on each worker: see docs/distributed.md
 
 A recipe (tf_isvae.training.RECIPES) sets the estimator, the learning-rate schedule, the annealing of the KL weight, and
 the defaults of the options below. The paper's: Adam 1e-3, batch 2048, 300 epochs, 50 bits or 100 categories.
@@ -37,12 +38,13 @@ def make_parser() -> command_line.Parser:
     add("--learning-rate", type=float)
     add("--seed", type=int, help="fixes initial weights, order of the data and noise")
     add("--precision", help="float32, mixed_bfloat16, or fastest: whichever this machine multiplies faster")
-    add("--strategy", help="default, or mirrored: every visible GPU")
+    add("--strategy", help="default; mirrored: every visible GPU; multi_worker: all workers of TF_CONFIG")
     add("--run-dir", help="what to write; default runs/<model>_<dataset>")
     add("--data-dir", help="where TFDS keeps its data sets; default TFDS_DATA_DIR, or ~/tensorflow_datasets")
     add("--image-size", type=image_size, help="resize to N or HxW")
     add("--channels", type=int, help="1: grey, 3: colour")
     add("--binarize", help="static or dynamic")
+    add("--deterministic", action="store_true", help="only operations that give the same bits in every run")
     add("--resume", action="store_true", help="go on with the run in --run-dir, with its own settings")
     return parser
 
@@ -57,6 +59,10 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         config = training.Config(**settings)
     metrics, run_dir = training.train(config, resume=resume)
+    worker, workers = training.place(config)
+    if worker:
+        print(f"worker {worker} of {workers} is done; what it trained is written by worker 0, to {run_dir}")
+        return
     split = "test" if "val_loss" in metrics else "train"
     prefix = "val_" if split == "test" else ""
     print(f"\n{config.model} on {config.dataset} after {metrics['epochs']} epochs, {split} images, nats per image:")

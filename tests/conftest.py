@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -45,3 +46,14 @@ def fresh_python():
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Makes processes, with `forks.Process`, in which TensorFlow is imported already and nothing else has happened.
+
+    They cost a moment, where a fresh Python takes seconds to import TensorFlow.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tf_isvae.training"])
+    return context

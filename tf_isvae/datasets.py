@@ -86,6 +86,7 @@ def load(
     labels: bool = False,
     epochs: int | None = None,
     start: int = 0,
+    shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Returns the images of one split in batches, float32 (batch, H, W, C) in [0, 1].
 
@@ -122,6 +123,8 @@ def load(
         one that runs through the same n epochs in one iteration, for `fit` with `steps_per_epoch`.
       start: with `epochs`, the number of batches to leave out at the beginning: a run that was stopped after
         k batches goes on where it was with start=k.
+      shard: (i, n), for n workers that share every batch: only part i of its n parts is made, whose sizes differ by
+        at most one image. The parts together are the batch that shard=(0, 1) gives.
 
     Raises:
       NoSuchSplit: if the source has no such split.
@@ -133,6 +136,7 @@ def load(
     seed = None if seed is None else _integer("seed", seed, 0)
     epochs = None if epochs is None else _integer("epochs", epochs, 1)
     start = _integer("start", start, 0)
+    shard = _shard(shard)
     size = _image_size(image_size)
     if channels not in (None, 1, 3) or isinstance(channels, bool):
         raise ValueError(f"channels={channels!r}: give 1 (grey), 3 (RGB), or None to leave the images as they are")
@@ -176,20 +180,21 @@ def load(
     draw_seed = 0 if seed is None else seed
     static_seed = draw_seed if binarize == "static" else None
     if isinstance(found, _Arrays):
-        batches = _batches_from_memory(found, places, batch_size, seed, static_seed)
+        batches = _batches_from_memory(found, places, batch_size, seed, static_seed, shard)
     else:
-        batches = _batches_from_disk(found, places, batch_size, seed, static_seed, size, channels)
+        batches = _batches_from_disk(found, places, batch_size, seed, static_seed, size, channels, shard)
 
     def finish(number, images, targets):
         images = _grey(images)
         if binarize == "dynamic":
-            images = _draw(images, _fold(draw_seed, _NOISE, number))
+            whole_batch = tf.minimum(tf.cast(batch_size, tf.int64), count - number % per_epoch * batch_size)
+            images = _draw(images, _fold(draw_seed, _NOISE, number), whole_batch, shard)
         return (images, targets) if labels else images
 
     dataset = batches.map(finish)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(tf.data.AUTOTUNE)
     options = tf.data.Options()
-    # Several workers take turns at the batches: most sources are not a list of files that could be dealt out.
+    # What TensorFlow deals out to several workers, where `shard` does not: most sources are not a list of files.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.with_options(options)
 
@@ -197,7 +202,13 @@ def load(
 # --- From images to batches. `places` holds pairs: the number of an epoch, and its first wanted batch.
 
 
-def _batches_from_memory(found, places, batch_size, seed, static_seed):
+def _bounds(count, shard):
+    """The first row, and the one after the last, of part i of n of so many rows."""
+    i, n = shard
+    return count * i // n, count * (i + 1) // n
+
+
+def _batches_from_memory(found, places, batch_size, seed, static_seed, shard):
     """A data set of (number of the batch since epoch 0, images as stored, int32 labels)."""
     images, targets = found.images, found.labels
     count = len(images)
@@ -214,8 +225,12 @@ def _batches_from_memory(found, places, batch_size, seed, static_seed):
         order = tf.range(count, dtype=tf.int64)
         if seed is not None:
             order = tf.random.experimental.stateless_shuffle(order, _fold(seed, _ORDER, epoch))
-        numbers = tf.data.Dataset.range(first, per_epoch)
-        return numbers.map(lambda i: (epoch * per_epoch + i, order[i * batch_size : (i + 1) * batch_size]))
+
+        def part(i):
+            begin, end = _bounds(tf.minimum(tf.cast(batch_size, tf.int64), count - i * batch_size), shard)
+            return epoch * per_epoch + i, order[i * batch_size + begin : i * batch_size + end]
+
+        return tf.data.Dataset.range(first, per_epoch).map(part)
 
     def fetch(number, index):
         return number, tf.gather(images, index), tf.gather(targets, index)
@@ -223,16 +238,20 @@ def _batches_from_memory(found, places, batch_size, seed, static_seed):
     return places.flat_map(indices).map(fetch)
 
 
-def _batches_from_disk(found, places, batch_size, seed, static_seed, size, channels):
+def _batches_from_disk(found, places, batch_size, seed, static_seed, size, channels, shard):
     """As `_batches_from_memory`, in memory that does not grow with the number of images."""
     per_epoch = -(-found.count // batch_size)
     decode = _decoder(found, size, channels, static_seed)
+
+    def part(number, batch):
+        begin, end = _bounds(tf.shape(batch)[0], shard)
+        return number, *decode(batch[begin:end])
 
     def epoch_batches(epoch, first):
         records = found.records(None if seed is None else _fold(seed, _ORDER, epoch))
         # Skipped before they are decoded, which is most of the work.
         batches = records.skip(first * batch_size).batch(batch_size).enumerate(epoch * per_epoch + first)
-        return batches.map(lambda number, batch: (number, *decode(batch)), num_parallel_calls=tf.data.AUTOTUNE)
+        return batches.map(part, num_parallel_calls=tf.data.AUTOTUNE)
 
     return places.flat_map(epoch_batches)
 
@@ -279,14 +298,20 @@ def _grey(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(images, tf.float32) / 255 if images.dtype == tf.uint8 else images
 
 
-def _draw(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Bernoulli draws with mean `images`, float32 in [0, 1]."""
+def _draw(images: tf.Tensor, seed: tf.Tensor, count: tf.Tensor | None = None, shard=(0, 1)) -> tf.Tensor:
+    """Bernoulli draws with mean `images`, float32 in [0, 1]; the same where they are a part of `count` rows."""
     # Making noise is most of the cost, so each 32 random bits serve two pixels. 16 bits give every mean to
     # within 2^-16, and give 0 and 1 exactly.
-    size = tf.size(images)
+    shape = tf.shape(images)
+    if count is not None:
+        shape = tf.concat([[tf.cast(count, tf.int32)], shape[1:]], 0)
+    size = tf.reduce_prod(shape)
     bits = tf.random.stateless_uniform([(size + 1) // 2], seed, minval=None, maxval=None, dtype=tf.int32)
-    noise = tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:size]
-    return tf.cast(tf.cast(tf.reshape(noise, tf.shape(images)), tf.float32) < images * 65536, tf.float32)
+    noise = tf.reshape(tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:size], shape)
+    if count is not None:
+        begin, end = _bounds(shape[0], shard)
+        noise = noise[begin:end]
+    return tf.cast(tf.cast(noise, tf.float32) < images * 65536, tf.float32)
 
 
 def _draw_all(images: np.ndarray, seed: int) -> np.ndarray:
@@ -449,27 +474,33 @@ def _folder(path, split, size, channels) -> _Encoded:
     else:
         _check_split(path, split, ["train"])
     # Hidden files are no images, whatever their suffix: macOS leaves such behind.
-    files = sorted(
-        p for p in path.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
+    # Plain strings: of all that is kept for an image, only they are many.
+    files = [
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(path)
+        for name in names
+        if name.lower().endswith(_IMAGE_SUFFIXES) and not name.startswith(".")
+    ]
+    files = sorted(filter(os.path.isfile, files), key=lambda file: file.replace(os.sep, "\0"))  # folder by folder
     if not files:
         raise ValueError(f"{path} holds no images: files ending in .png, .jpg or .jpeg are read")
-    headers = [_header(file) for file in files]
+    headers = {_header(file): file for file in files}
     for what, place, fixed, argument in (
         ("sizes (H, W)", slice(2), size, "image_size=(H, W)"),
         ("numbers of channels", slice(2, 3), channels, "channels=1 or 3"),
     ):
-        kinds = {header[place]: file for header, file in zip(headers, files, strict=True)}
+        kinds = {header[place]: file for header, file in headers.items()}
         if fixed is None and len(kinds) > 1:
             (one, first), (two, second) = sorted(kinds.items())[:2]
             raise ValueError(f"{path} holds images of different {what}: {first} {one}, {second} {two}: give {argument}")
-    height, width = headers[0][:2] if len({header[:2] for header in headers}) == 1 else (None, None)
+    sizes = {header[:2] for header in headers}
+    height, width = sizes.pop() if len(sizes) == 1 else (None, None)
     # Decoded to grey only if all are: colours are made grey by `_convert`, in the same way for every source.
     decoded_channels = max(header[2] for header in headers)
-    names = tf.constant([str(file) for file in files])
+    names, count = tf.constant(files), len(files)
 
     def records(seed):
-        order = tf.range(len(files))
+        order = tf.range(count)
         if seed is not None:
             order = tf.random.experimental.stateless_shuffle(order, seed)
         return tf.data.Dataset.from_tensor_slices(tf.gather(names, order))
@@ -492,10 +523,10 @@ def _folder(path, split, size, channels) -> _Encoded:
         either = once.map(read).ignore_errors().concatenate(once.map(fail)).take(1)
         return either.get_single_element()
 
-    return _Encoded(str(path), len(files), (height, width, decoded_channels), False, records, parse, decode)
+    return _Encoded(str(path), count, (height, width, decoded_channels), False, records, parse, decode)
 
 
-def _header(path: pathlib.Path) -> tuple[int, int, int]:
+def _header(path: str) -> tuple[int, int, int]:
     """(height, width, channels) from the beginning of a PNG or JPEG; channels is 1 or 3, alpha aside."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
@@ -634,6 +665,15 @@ def _image_size(value) -> tuple[int, int] | None:
     if len(pair) != 2:
         raise ValueError(f"image_size={value!r}: give (H, W), or one integer for both")
     return tuple(_integer("image_size", side, 1) for side in pair)
+
+
+def _shard(value) -> tuple[int, int]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ValueError(f"shard={value!r}: give (i, n), to get part i of the n parts of every batch")
+    i, n = _integer("shard[0]", value[0], 0), _integer("shard[1]", value[1], 1)
+    if i >= n:
+        raise ValueError(f"shard={value!r}: of {n} parts, give one from 0 to {n - 1}")
+    return i, n
 
 
 def _check_split(name, split, splits) -> None:

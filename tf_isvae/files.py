@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,11 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether it has a name as `whole` gives to write to: of a process that was killed while it wrote."""
+    return re.fullmatch(r"\.[0-9a-f]{32}(\.\w+)?", path.name) is not None
 
 
 def write_json(path: str | os.PathLike, value: dict) -> None:

@@ -149,7 +149,12 @@ class DiscreteVAE(keras.Model):
     def _update_metrics(self, estimate, kl) -> dict:
         for tracker, values in zip(self._trackers, (kl - estimate.value, estimate.value, kl), strict=True):
             tracker.update_state(values)
-        return {metric.name: metric.result() for metric in self.metrics}
+        results = {metric.name: metric.result() for metric in self.metrics}
+        strategy = tf.distribute.get_strategy()
+        if 1 < strategy.num_replicas_in_sync > len(strategy.extended.worker_devices):
+            # Keras takes the mean over several workers along the first axis.
+            results = {name: tf.reshape(value, (1,)) for name, value in results.items()}
+        return results
 
     def train_step(self, data):
         images = _only_images(data)
@@ -185,7 +190,7 @@ class DiscreteVAE(keras.Model):
         self._check_first(kwargs.get("validation_data"), "validation images")
         if kwargs.get("sample_weight") is not None or kwargs.get("class_weight") is not None:
             raise ValueError(NO_WEIGHTS)
-        if isinstance(x, tf.data.Dataset):
+        if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
             kwargs.setdefault("shuffle", False)  # Keras would warn that it cannot shuffle a data set
         return super().fit(x, *args, **kwargs)
 

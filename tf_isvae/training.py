@@ -10,15 +10,20 @@ A run directory holds
     figures/       training curves, reconstructions, samples of the prior
     tensorboard/   the same curves as TensorBoard events
     checkpoints/   what --resume goes on from
+
+Several workers (strategy "multi_worker") run the same command; only the chief, the first of them, writes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import itertools
 import json
+import os
+import re
 import shutil
 import signal
 import sys
@@ -26,6 +31,7 @@ import threading
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -37,12 +43,14 @@ from tf_isvae.callbacks import KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss
 from tf_isvae.model import DiscreteVAE
 
 PRECISIONS = ("float32", "mixed_bfloat16")
-STRATEGIES = ("default", "mirrored")
+STRATEGIES = ("default", "mirrored", "multi_worker")
 SCHEDULES = ("constant", "cosine")
 # A checkpoint is saved at the end of an epoch where that keeps all saving below this share of the training time,
 CHECKPOINT_SHARE = 0.01
-# and inside an epoch where the last one is older than this.
+# and inside an epoch where, besides, the last one is older than this.
 SAVE_AFTER_SECONDS = 300
+# Several workers ask each other in every so many steps whether to stop or to save: one more small all-reduce.
+AGREE_STEPS = 10
 
 
 # What a recipe fixes, unless a setting of the run says otherwise. `kl_start` and `kl_epochs` are those of
@@ -92,12 +100,18 @@ class Config:
     seed            fixes initial weights, order of the data, binarisation and noise
     precision       float32 or mixed_bfloat16; "fastest" becomes mixed_bfloat16 where this machine has instructions for
                     it, and float32 elsewhere
-    strategy        default, or mirrored: every visible GPU, or every logical CPU device where there is no GPU
+    strategy        default; mirrored: every visible GPU, or every logical CPU device where there is no GPU;
+                    multi_worker: those of all workers that TF_CONFIG names (docs/distributed.md)
     run_dir         what to write; None: runs/<model>_<dataset>, with a number where that is taken
     data_dir        where TFDS keeps its data sets; None: TFDS's own choice
     image_size      resize to (height, width); None: as they are
     channels        1: grey, 3: colour; None: as they are
     binarize        None, "static" or "dynamic"
+    deterministic   whether TensorFlow may only use operations that give the same bits in every run. Without it,
+                    operations that add in the order in which threads finish may differ in the last bits, from where
+                    two runs drift apart: on a GPU, the gradients of convolutions, and algorithms that cuDNN picks by
+                    timing. Order of the data, noise and initial weights never differ. It holds for the whole process,
+                    and for the same machine and versions; another number of threads or devices may add otherwise.
     """
 
     model: str = "fc_bvae"
@@ -120,6 +134,7 @@ class Config:
     image_size: tuple[int, int] | None = None
     channels: int | None = None
     binarize: str | None = None
+    deterministic: bool = False
 
     def __post_init__(self):
         zoo.check_name(self.model)
@@ -141,6 +156,8 @@ class Config:
         self._check_one_of("schedule", SCHEDULES)
         self._check_one_of("precision", PRECISIONS)
         self._check_one_of("strategy", STRATEGIES)
+        if not isinstance(self.deterministic, bool):
+            raise ValueError(f"deterministic is {self.deterministic!r}; it must be True or False.")
 
     def _check_one_of(self, name: str, accepted: tuple[str, ...]) -> None:
         if getattr(self, name) not in accepted:
@@ -170,8 +187,105 @@ def _precision(policy: str):
 def _strategy(name: str) -> tf.distribute.Strategy:
     if name == "default":
         return tf.distribute.get_strategy()
+    if name == "multi_worker":
+        return _multi_worker()
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def place(config: Config) -> tuple[int, int]:
+    """Which worker this process is, and of how many. Worker 0 is the chief: it alone writes the run directory.
+
+    Raises ValueError where the strategy is multi_worker and TF_CONFIG does not say so.
+    """
+    if config.strategy != "multi_worker":
+        return 0, 1
+
+    def wrong(what):
+        return ValueError(
+            f"strategy multi_worker: {what}. Set the environment variable TF_CONFIG on each worker, such as "
+            '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+        )
+
+    text = os.environ.get("TF_CONFIG", "")
+    if not text.strip():
+        raise wrong("TF_CONFIG is not set")
+    try:
+        stored = json.loads(text)
+    except ValueError as error:
+        raise wrong(f"TF_CONFIG is not JSON ({error})") from None
+    cluster, task = (stored.get(key) if isinstance(stored, dict) else None for key in ("cluster", "task"))
+    if not isinstance(cluster, dict) or not cluster or not set(cluster) <= {"chief", "worker"}:
+        raise wrong(f'the "cluster" in TF_CONFIG is {cluster!r}; it must have lists "worker", or "chief" and "worker"')
+    for job, addresses in cluster.items():
+        if not isinstance(addresses, list) or not addresses:
+            raise wrong(f'"{job}" in TF_CONFIG is {addresses!r}; it must be a list of addresses')
+        for address in addresses:
+            if not isinstance(address, str) or not address.rpartition(":")[0] or not address.split(":")[-1].isdigit():
+                raise wrong(f"the address {address!r} in TF_CONFIG is not host:port")
+    addresses = [address for job in sorted(cluster) for address in cluster[job]]
+    if len(set(addresses)) < len(addresses) or len(cluster.get("chief", [])) > 1:
+        raise wrong("TF_CONFIG names an address twice, or more than one chief")
+    job, index = (task.get(key) if isinstance(task, dict) else None for key in ("type", "index"))
+    if job not in cluster:
+        raise wrong(f'the "type" of the "task" in TF_CONFIG is {job!r}; it must be one of {", ".join(cluster)}')
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(cluster[job]):
+        raise wrong(f'the "index" of the "task" in TF_CONFIG is {index!r}; it must be 0 to {len(cluster[job]) - 1}')
+    return addresses.index(cluster[job][index]), len(addresses)
+
+
+@functools.cache  # TensorFlow can be told of its workers only once in a process
+def _multi_worker() -> tf.distribute.Strategy:
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    addresses = [a for job, some in sorted(resolver.cluster_spec().as_dict().items()) for a in some]
+    print(f"waiting until all {len(addresses)} workers have started: {', '.join(addresses)}", flush=True)
+    try:
+        # Python cannot handle Ctrl-C while TensorFlow waits: nothing is lost if it ends the process. For SIGTERM
+        # TensorFlow leaves behind a handler that swallows it.
+        with _handlers({signal.SIGINT: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}):
+            return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except (tf.errors.OpError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RuntimeError(f"the workers that TF_CONFIG names do not come together: {reason}") from None
+
+
+def _sum_over_workers(strategy: tf.distribute.Strategy, values) -> np.ndarray:
+    """The sum of what each worker gives, float64; all workers must call it at the same point."""
+    return _summing(strategy)(tf.constant(values, tf.float64)).numpy() / len(strategy.extended.worker_devices)
+
+
+@functools.cache
+def _summing(strategy: tf.distribute.Strategy):
+    sum_of = tf.distribute.ReduceOp.SUM
+    return tf.function(lambda values: strategy.reduce(sum_of, strategy.run(lambda: values), axis=None))
+
+
+def _check_workers_agree(strategy: tf.distribute.Strategy, config: Config, step: int) -> None:
+    """Raises ValueError where the workers were given different settings, or read different checkpoints."""
+    worker, workers = place(config)
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "run_dir"}
+    ours = np.array([zlib.crc32(repr(settings).encode()), step], np.float64)
+    same = _sum_over_workers(strategy, ours) == workers * ours
+    if not same[0]:
+        raise ValueError("the workers were started with different settings; start all with the same command.")
+    if not same[1]:
+        raise ValueError(
+            f"worker {worker} would resume at step {step}, and others elsewhere: run_dir must be the same directory on "
+            "a file system that all workers share."
+        )
+
+
+@contextlib.contextmanager
+def _handlers(handlers: dict) -> Iterator[dict]:
+    """Handles these signals so, where Python allows it (in the main thread); gives the handlers before."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield previous
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _load(config: Config, split: str, **where) -> tf.data.Dataset:
@@ -206,7 +320,7 @@ def _choose_run_dir(config: Config, resume: bool) -> Path:
         name = f"{config.model}_{Path(config.dataset).stem}"
         numbered = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
         run_dir = next(path for path in numbered if not path.exists())
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    if run_dir.exists() and not (run_dir.is_dir() and all(map(files.is_leftover, run_dir.iterdir()))):
         raise FileExistsError(
             f"run_dir {run_dir} already holds another run or other files; choose a new directory, or resume that run."
         )
@@ -235,11 +349,18 @@ def _check_same_run(config: Config) -> None:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped by SIGINT or SIGTERM, after a checkpoint was saved. `signal` is its number."""
+    """A run was stopped by SIGINT or SIGTERM, after a checkpoint was saved if possible. `signal` is its number."""
 
-    def __init__(self, signum: int, run_dir: Path):
-        super().__init__(f"stopped by {signal.Signals(signum).name}; everything done so far is kept in {run_dir}")
+    def __init__(self, signum: int, run_dir: Path, saved: bool):
+        what = "everything done so far is kept" if saved else "what was done up to the last good checkpoint is kept"
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name}; {what} in {run_dir}: --resume --run-dir {run_dir} goes on"
+        )
         self.signal = signum
+
+
+class WorkerLost(RuntimeError):
+    """Another worker of the run does not answer any more."""
 
 
 def stored_config(run_dir: str | None) -> Config:
@@ -273,20 +394,28 @@ def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
         FileExistsError: the run directory holds another run. FileNotFoundError: there is nothing to resume.
         NonFiniteLoss: the loss became NaN or infinite; model.keras then holds the last good model.
         Interrupted: stopped by a signal; resume=True goes on from the checkpoint.
+        WorkerLost: another worker ended, or cannot be reached; start all again with resume=True.
+        OSError: the trained model cannot be written; resume=True tries again.
     """
+    worker, workers = shard = place(config)
     run_dir = _choose_run_dir(config, resume)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = _strategy(config.strategy)  # before any other use of TensorFlow
     checkpoint = newest_checkpoint(run_dir) if resume else None
-    with _precision(config.precision):
+    start = 0 if checkpoint is None else checkpoint["progress"]["step"]
+    if workers > 1:
+        _check_workers_agree(strategy, config, start)
+    with _precision(config.precision), _lost_workers(workers, run_dir):
         keras.utils.set_random_seed(config.seed)
-        start = 0 if checkpoint is None else checkpoint["progress"]["step"]
         # All batches from here to the end of the run, so that the data is read once.
-        train_set = _load(config, "train", epochs=config.epochs, start=start)
+        train_set = _load(config, "train", epochs=config.epochs, start=start, shard=shard)
         steps_per_epoch = (int(train_set.cardinality()) + start) // config.epochs
         try:
-            test_set = _load(config, "test")
+            test_set = _load(config, "test", shard=shard)
         except datasets.NoSuchSplit:
             test_set = None
-        with _strategy(config.strategy).scope():
+        with strategy.scope():
             image_shape = tuple(train_set.element_spec.shape[1:])
             model = zoo.build(
                 config.model,
@@ -300,19 +429,59 @@ def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
                 rate = keras.optimizers.schedules.CosineDecay(rate, steps_per_epoch * config.epochs)
             model.compile(optimizer=keras.optimizers.Adam(rate))
             model.optimizer.build(model.trainable_variables)
-        run = Run(model, run_dir, steps_per_epoch)
+        run = Run(model, run_dir, steps_per_epoch, worker, workers)
         if config.start_at_mean and checkpoint is None:
-            networks.start_at_mean(model.decoder, next(iter(train_set)).numpy().mean(axis=0))
+            images = next(iter(train_set)).numpy()
+            mean = images.mean(axis=0)
+            if workers > 1:
+                sums = _sum_over_workers(strategy, np.append(images.sum(axis=0, dtype=np.float64), len(images)))
+                mean = (sums[:-1] / sums[-1]).reshape(mean.shape)
+            networks.start_at_mean(model.decoder, mean)
         if checkpoint is not None:
             run.restore(checkpoint)
-        if not resume:
-            _begin_run_dir(run_dir, config)
+        if run.chief:
+            if resume:
+                _remove_leftovers(run_dir)
+            else:
+                _begin_run_dir(run_dir, config)
         try:
             run.fit(config, train_set, test_set)
         except NonFiniteLoss:
-            run.save_model()
+            if run.chief:
+                run.save_model()
             raise
-        return _report(config, run, _load(config, "train") if test_set is None else test_set), run_dir
+    metrics = run.metrics()
+    if run.chief:
+        try:
+            _report(config, run, metrics, _load(config, "train") if test_set is None else _load(config, "test"))
+        except OSError as error:
+            raise OSError(
+                f"the trained model cannot be written to {run_dir} ({error.strerror or error}); make room there, then "
+                f"--resume --run-dir {run_dir} goes on from the last checkpoint"
+            ) from None
+    return metrics, run_dir
+
+
+def _remove_leftovers(run_dir: Path) -> None:
+    """Removes what a process was writing when it was killed."""
+    for path in run_dir.rglob(".*"):
+        if files.is_leftover(path):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def _lost_workers(workers: int, run_dir: Path) -> Iterator[None]:
+    """With several workers, TensorFlow's error for one that ended (found within 10 seconds or so) in one line."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        if workers == 1:
+            raise
+        lost = {f"{job} {i}" for job, i in re.findall(r"/job:(\w+)/(?:replica:\d+/)?task:(\d+)", error.message)}
+        raise WorkerLost(
+            f"{' and '.join(sorted(lost)) or 'another worker'} ended or cannot be reached; start all {workers} workers "
+            f"again with --resume --run-dir {run_dir}"
+        ) from None
 
 
 def newest_checkpoint(run_dir: Path) -> dict | None:
@@ -320,7 +489,7 @@ def newest_checkpoint(run_dir: Path) -> dict | None:
 
     A damaged one is passed over with a warning. None where there is none: the run then begins anew.
     """
-    for path in sorted(run_dir.glob("checkpoints/*.npz"), reverse=True):
+    for path in sorted(run_dir.glob("checkpoints/[0-9]*.npz"), reverse=True):
         try:
             with np.load(path, allow_pickle=False) as archive:  # reading an array checks its CRC-32
                 arrays = {name: archive[name] for name in archive.files}
@@ -337,13 +506,17 @@ class Run(keras.callbacks.Callback):
     state, the running means of the epoch and the history are all that a checkpoint has to hold.
     """
 
-    def __init__(self, model: DiscreteVAE, run_dir: Path, steps_per_epoch: int):
+    def __init__(self, model: DiscreteVAE, run_dir: Path, steps_per_epoch: int, worker: int, workers: int):
         super().__init__()
         self.set_model(model)
+        self.strategy = model.distribute_strategy
+        self.workers = workers
+        self.chief = worker == 0  # whether this process writes
         self.run_dir = run_dir
         self.steps_per_epoch = steps_per_epoch
         self.history: list[dict[str, float]] = []
         self.seconds: list[float] = []  # training time at the end of each epoch
+        self.learning_rates: list[float] = []  # and the learning rate
         self.seconds_before = 0.0  # training time of the run before it was resumed
         self.restored_means = None
         self.stop_signal = None
@@ -357,25 +530,27 @@ class Run(keras.callbacks.Callback):
         """Trains from the present step to the end; `train_set` holds all batches from there on."""
         self.began = self.saved = time.monotonic()
         self.save_seconds = 0.0
-        callbacks = [
-            StopOnNonFiniteLoss(),
-            keras.callbacks.TensorBoard(self.run_dir / "tensorboard", write_graph=False),
-        ]
+        callbacks = [StopOnNonFiniteLoss()]
         if config.kl_epochs:
             callbacks.append(KLAnnealing(config.kl_start, config.kl_epochs))
+        test_steps = None
+        if test_set is not None and self.workers > 1:
+            test_steps = int(test_set.cardinality())  # which what is dealt out does not know any more
+            test_set = self._deal_out(test_set.repeat())
 
         def fit(data, epoch, until, steps):
             self.model.fit(
-                data,
+                self._deal_out(data),
                 initial_epoch=epoch,
                 epochs=until,
                 steps_per_epoch=steps,
                 validation_data=test_set,
+                validation_steps=test_steps,
                 callbacks=[*callbacks, self],
-                verbose=1 if sys.stdout.isatty() else 2,
+                verbose=0 if not self.chief else 1 if sys.stdout.isatty() else 2,
             )
 
-        with self._signals():
+        with self._signals(), self._tensorboard():
             epoch, taken = divmod(self.step, self.steps_per_epoch)
             if taken:  # a run that was stopped inside an epoch first finishes that one
                 rest = self.steps_per_epoch - taken
@@ -384,39 +559,79 @@ class Run(keras.callbacks.Callback):
             if epoch < config.epochs:
                 fit(train_set, epoch, config.epochs, self.steps_per_epoch)
 
+    def _deal_out(self, batches: tf.data.Dataset):
+        """This worker's part of each batch, in equal parts for its replicas."""
+        replicas = self.strategy.num_replicas_in_sync // self.workers
+        if self.workers == 1:
+            return batches  # Keras deals them out itself
+
+        def split(images):
+            count = tf.shape(images, tf.int64)[0]
+            parts = tf.data.Dataset.range(replicas)
+            return parts.map(lambda i: images[count * i // replicas : count * (i + 1) // replicas])
+
+        parts = batches.flat_map(split).prefetch(tf.data.AUTOTUNE)
+        return self.strategy.distribute_datasets_from_function(lambda context: parts)
+
     # --- as a Keras callback ------------------------------------------------------------------------------------
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.restored_means is not None:
-            for variable, value in zip(self._means(), self.restored_means, strict=True):
-                variable.assign(value)
+            self._set_means(self.restored_means)
             self.restored_means = None
 
     def on_train_batch_end(self, batch, logs=None):
         # The last step of an epoch is left to on_epoch_end, when its row of the history is complete.
-        if self.step % self.steps_per_epoch:
-            self._save_if(self.stop_signal is not None or time.monotonic() - self.saved > SAVE_AFTER_SECONDS)
+        if self.step % self.steps_per_epoch and (self.workers == 1 or self.step % AGREE_STEPS == 0):
+            self._save_if(time.monotonic() - self.saved > max(SAVE_AFTER_SECONDS, self.save_seconds / CHECKPOINT_SHARE))
 
     def on_epoch_end(self, epoch, logs=None):
         self.history.append({"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}})
         self.seconds.append(self._elapsed())
-        files.write_csv(self.run_dir / "history.csv", self.history)
-        timing = [{"epoch": i, "seconds": round(seconds, 3)} for i, seconds in enumerate(self.seconds, start=1)]
-        files.write_csv(self.run_dir / "timing.csv", timing)
-        since = time.monotonic() - self.saved
-        self._save_if(self.stop_signal is not None or since >= self.save_seconds / CHECKPOINT_SHARE)
+        self.learning_rates.append(float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
+        self._write("history.csv", self.write_history)
+        self._write("tensorboard", lambda: self._show(epoch))
+        self._save_if(time.monotonic() - self.saved >= self.save_seconds / CHECKPOINT_SHARE)
 
     def _elapsed(self) -> float:
         return self.seconds_before + time.monotonic() - self.began
 
+    def write_history(self) -> None:
+        """Writes history.csv and timing.csv."""
+        files.write_csv(self.run_dir / "history.csv", self.history)
+        timing = [{"epoch": i, "seconds": round(seconds, 3)} for i, seconds in enumerate(self.seconds, start=1)]
+        files.write_csv(self.run_dir / "timing.csv", timing)
+
+    def _write(self, what: str, write) -> bool:
+        """Whether write() succeeds, on the chief; where it does not, the run goes on, with a warning of one line."""
+        try:
+            if self.chief:
+                write()
+        except (OSError, tf.errors.OpError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            kept = sorted(int(path.stem) for path in self.run_dir.glob("checkpoints/[0-9]*.npz"))
+            last = f"the last good checkpoint is that of step {kept[-1]}" if kept else "there is no checkpoint yet"
+            print(
+                f"\nwarning: step {self.step}: {what} in {self.run_dir} cannot be written ({reason}); the run goes on "
+                f"and tries again, {last}: make room.",
+                file=sys.stderr,
+            )
+            return False
+        return True
+
     def _save_if(self, due: bool) -> None:
-        if due:
+        """Saves where it is due, and stops where a signal came: to any of the workers, which agree on it here."""
+        wishes = [self.stop_signal == signal.SIGINT, self.stop_signal == signal.SIGTERM, due and self.chief]
+        interrupted, terminated, due = _sum_over_workers(self.strategy, wishes) if self.workers > 1 else wishes
+        saved = True
+        if due or interrupted or terminated:
             began = time.monotonic()
-            self.save()
+            means = self._means()  # from all workers
+            saved = self._write("a checkpoint", lambda: self.save(means))
             self.saved = time.monotonic()
             self.save_seconds = self.saved - began
-        if self.stop_signal is not None:
-            raise Interrupted(self.stop_signal, self.run_dir)
+        if interrupted or terminated:
+            raise Interrupted(signal.SIGTERM if terminated else signal.SIGINT, self.run_dir, saved)
 
     @contextlib.contextmanager
     def _signals(self):
@@ -427,50 +642,120 @@ class Run(keras.callbacks.Callback):
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-        previous = {}
-        if threading.current_thread() is threading.main_thread():
-            previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        with _handlers({signal.SIGINT: stop, signal.SIGTERM: stop}) as previous:
+            yield
+
+    # --- TensorBoard --------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _tensorboard(self):
+        """Writes events while the run is inside; first anew those of the epochs that a resumed run has already.
+
+        The run that was killed may have written more than its last checkpoint holds, or not all of it.
+        """
+        self.writers = {}
+        if self.chief:
+            shutil.rmtree(self.run_dir / "tensorboard", ignore_errors=True)
+            for epoch in range(len(self.history)):
+                self._write("tensorboard", lambda epoch=epoch: self._show(epoch))
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for writer in self.writers.values():
+                writer.close()
+
+    def _show(self, epoch: int) -> None:
+        """Writes the events of an epoch, counted from 0 as Keras does."""
+        row = {name: value for name, value in self.history[epoch].items() if name != "epoch"}
+        row["learning_rate"] = self.learning_rates[epoch]
+        for name, value in row.items():
+            part = "validation" if name.startswith("val_") else "train"
+            if part not in self.writers:
+                self.writers[part] = tf.summary.create_file_writer(str(self.run_dir / "tensorboard" / part))
+            with self.writers[part].as_default():
+                tf.summary.scalar(f"epoch_{name.removeprefix('val_')}", value, step=epoch)
+        for writer in self.writers.values():
+            writer.flush()
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
-    def _means(self) -> list:
-        return [variable for metric in self.model.metrics for variable in metric.variables]
+    def _means(self) -> np.ndarray:
+        """The running means of the epoch, as each replica holds its own: (replicas, variables) float32."""
+        return self._gather_means().numpy()
+
+    @functools.cached_property
+    def _gather_means(self):
+        variables = [variable for metric in self.model.metrics for variable in metric.variables]
+
+        def own():
+            return tf.stack([tf.convert_to_tensor(variable) for variable in variables])[None]
+
+        return tf.function(lambda: self.strategy.gather(self.strategy.run(own), axis=0))
+
+    def _set_means(self, means: np.ndarray) -> None:
+        variables = [variable for metric in self.model.metrics for variable in metric.variables]
+
+        def assign():
+            own = tf.constant(means)[tf.distribute.get_replica_context().replica_id_in_sync_group]
+            for i, variable in enumerate(variables):
+                variable.assign(own[i])
+
+        tf.function(lambda: self.strategy.run(assign))()
 
     def _state(self) -> dict[str, keras.Variable]:
-        groups = {"model": self.model.weights, "optimizer": self.model.optimizer.variables, "mean": self._means()}
+        groups = {"model": self.model.weights, "optimizer": self.model.optimizer.variables}
         return {f"{group}/{i}": variable for group, many in groups.items() for i, variable in enumerate(many)}
 
-    def save(self) -> None:
+    def save(self, means: np.ndarray) -> None:
         """Writes checkpoints/<step>.npz, whole or not at all, and keeps the last two."""
         arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in self._state().items()}
-        progress = {"step": self.step, "history": self.history, "seconds": self.seconds, "elapsed": self._elapsed()}
+        progress = {
+            "step": self.step,
+            "history": self.history,
+            "seconds": self.seconds,
+            "learning_rates": self.learning_rates,
+            "elapsed": self._elapsed(),
+        }
         folder = self.run_dir / "checkpoints"
         folder.mkdir(exist_ok=True)
         with files.whole(folder / f"{self.step:012d}.npz") as path, open(path, "wb") as file:
-            np.savez(file, progress=json.dumps(progress), **arrays)
-        for old in sorted(folder.glob("*.npz"))[:-2]:
+            np.savez(file, progress=json.dumps(progress), means=means, **arrays)
+        for old in sorted(folder.glob("[0-9]*.npz"))[:-2]:
             old.unlink()
 
     def restore(self, checkpoint: dict) -> None:
         """Goes back to a checkpoint. Raises ValueError where it is not one of this model."""
         state = self._state()
         expected = {name: tuple(variable.shape) for name, variable in state.items()}
-        found = {name: array.shape for name, array in checkpoint.items() if name != "progress"}
+        found = {name: array.shape for name, array in checkpoint.items() if name not in ("progress", "means")}
         if found != expected:
             raise ValueError(f"the checkpoint in {self.run_dir} is of another model; it cannot be resumed.")
+        replicas = len(checkpoint["means"])
+        if replicas != self.strategy.num_replicas_in_sync:
+            raise ValueError(
+                f"the run in {self.run_dir} has {replicas} replicas (devices of all workers) and there are "
+                f"{self.strategy.num_replicas_in_sync} now; resume it with as many."
+            )
         for name, variable in state.items():
             variable.assign(checkpoint[name])
         progress = checkpoint["progress"]
         self.history, self.seconds = progress["history"], progress["seconds"]
+        self.learning_rates = progress["learning_rates"]
         self.seconds_before = progress["elapsed"]
         # Inside an epoch; Keras sets its running means to 0 when it begins.
         if self.step % self.steps_per_epoch:
-            self.restored_means = [checkpoint[name] for name in state if name.startswith("mean/")]
+            self.restored_means = checkpoint["means"]
+
+    def metrics(self) -> dict:
+        """What metrics.json holds."""
+        last = self.history[-1]
+        return {
+            **{name: value for name, value in last.items() if name != "epoch"},
+            "epochs": last["epoch"],
+            "steps": self.step,
+            "parameters": self.model.encoder.count_params() + self.model.decoder.count_params(),
+            "seconds": round(self.seconds[-1], 3),
+        }
 
     def save_model(self) -> None:
         """Writes model.keras, whole or not at all."""
@@ -478,27 +763,20 @@ class Run(keras.callbacks.Callback):
             self.model.save(path)
 
 
-def _report(config: Config, run: Run, shown: tf.data.Dataset) -> dict:
-    """What a finished run leaves behind: model.keras, metrics.json and the figures."""
+def _report(config: Config, run: Run, metrics: dict, shown: tf.data.Dataset) -> None:
+    """What a finished run leaves behind: model.keras, metrics.json, the figures, and the history."""
     run.save_model()
-    model, last = run.model, run.history[-1]
+    run.write_history()
+    model = run.model
     figures = run.run_dir / "figures"
     figures.mkdir(exist_ok=True)
     title = f"{config.model}, {config.dataset}"
-    history = {name: [row[name] for row in run.history] for name in last}
+    history = {name: [row[name] for row in run.history] for name in run.history[-1]}
     plotting.training_curves(history, figures / "training_curves.png", title=title)
     images = next(iter(shown)).numpy()[:20]
     plotting.reconstructions(
         images, model.reconstruct(images, seed=config.seed), figures / "reconstructions.png", title=title
     )
     plotting.image_grid(model.generate(100, seed=config.seed), figures / "prior_samples.png", title=title)
-    metrics = {
-        **{name: value for name, value in last.items() if name != "epoch"},
-        "epochs": last["epoch"],
-        "steps": run.step,
-        "parameters": model.encoder.count_params() + model.decoder.count_params(),
-        "seconds": round(run.seconds[-1], 3),
-    }
     files.write_json(run.run_dir / "metrics.json", metrics)
     shutil.rmtree(run.run_dir / "checkpoints", ignore_errors=True)
-    return metrics
