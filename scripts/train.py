@@ -44,6 +44,7 @@ def make_parser() -> command_line.Parser:
     add("--image-size", type=image_size, help="resize to N or HxW")
     add("--channels", type=int, help="1: grey, 3: colour")
     add("--binarize", help="static or dynamic")
+    add("--gradient-variance", action="store_true", help="record it after every epoch")
     add("--deterministic", action="store_true", help="only operations that give the same bits in every run")
     add("--resume", action="store_true", help="go on with the run in --run-dir, with its own settings")
     return parser

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_isvae import datasets, training, zoo
+from tf_isvae import datasets, evaluation, training, zoo
 from tf_isvae.callbacks import NonFiniteLoss
 from tf_isvae.training import Config
 
@@ -124,6 +124,15 @@ def test_metrics_are_the_last_row_of_the_history(finished):
             assert row[prefix + "loss"] == pytest.approx(row[prefix + "kl"] - row[prefix + "log_likelihood"], rel=1e-5)
     assert rows[-1]["val_loss"] < rows[0]["val_loss"] - 1
     assert (metrics["epochs"], metrics["steps"]) == (3, 3 * STEPS)
+
+
+def test_gradient_variance_of_every_epoch(tmp_path):
+    """The last row is that of the stored model on the first 256 test images."""
+    _, run_dir = training.train(config(tmp_path / "run", epochs=2, gradient_variance=True))
+    images = next(iter(datasets.load("digits", "test", batch_size=500, image_size=(8, 8)))).numpy()[:256]
+    model = keras.models.load_model(run_dir / "model.keras")
+    found = [row["gradient_variance"] for row in history(run_dir)]
+    assert found[1] == pytest.approx(evaluation.gradient_variance(model, images, draws=20), rel=1e-4) != found[0]
 
 
 def test_timing_grows(finished):
