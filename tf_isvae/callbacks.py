@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import keras
+import numpy as np
+
+from tf_isvae import evaluation
 
 
 class KLAnnealing(keras.callbacks.Callback):
@@ -63,4 +67,24 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         raise NonFiniteLoss(
             f"the loss became {loss} in epoch {self.epoch + 1}, step {batch + 1}; {kept}. "
             "Lower the learning rate, or look for extreme values in the data."
+        )
+
+
+class GradientVariance(keras.callbacks.Callback):
+    """Adds `gradient_variance` (paper, figures 6 and 12) to the logs at the end of some epochs; nan at the others.
+
+    Args:
+        images: what `evaluation.gradient_variance` takes, from `draws` estimates with the model's own estimator.
+        epochs: the numbers of the epochs, the first being 1.
+    """
+
+    def __init__(self, images: np.ndarray, epochs: Collection[int], draws: int = 20):
+        super().__init__()
+        self.images = images
+        self.epochs = frozenset(epochs)
+        self.draws = draws
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["gradient_variance"] = (
+            evaluation.gradient_variance(self.model, self.images, self.draws) if epoch + 1 in self.epochs else math.nan
         )

@@ -85,8 +85,11 @@ def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, 
 
 def write(folder: Path, version: int, description: dict) -> None:
     """Writes metadata.json and README.md, each whole or not at all."""
-    litert = {file.name: _file(file) for file in sorted(folder.glob("*.tflite"))}
-    card = {**description, "name": folder.resolve().name, "version": version, "litert": litert}
+    beside = {
+        kind: {file.name: _file(file) for file in sorted(folder.glob(f"[!.]*.{suffix}"))}
+        for kind, suffix in (("litert", "tflite"), ("keras", "keras"))
+    }
+    card = {**description, "name": folder.resolve().name, "version": version, **beside}
     files.write_json(folder / "metadata.json", card)
     with files.whole(folder / "README.md") as temporary:
         temporary.write_text(_readme(card))
@@ -158,7 +161,7 @@ def _readme(card: dict) -> str:
         _table(
             ("file", "bytes", "SHA-256"),
             [(f"{card['version']}/{name}", file["bytes"], file["sha256"]) for name, file in card["files"].items()]
-            + [(name, file["bytes"], file["sha256"]) for name, file in card["litert"].items()],
+            + [(name, file["bytes"], file["sha256"]) for name, file in {**card["litert"], **card["keras"]}.items()],
         ),
         "## Packages\n",
         "Written with " + ", ".join(f"{name} {version}" for name, version in card["packages"].items()) + ".\n",
