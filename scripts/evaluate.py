@@ -1,7 +1,8 @@
 """Evaluates a trained model on the test images of a data set, and prints the figures.
 
     python scripts/evaluate.py runs/fc_bvae_mnist
-    python scripts/evaluate.py model.keras --dataset fashion_mnist --to figures.json
+    python scripts/evaluate.py runs/fc_bvae_mnist --to runs/fc_bvae_mnist/evaluation.json    for the card of an export
+    python scripts/evaluate.py model.keras --dataset fashion_mnist
 
 -ELBO, ln p(x) (exact where the codes can be enumerated, otherwise the bound of 100 samples), use of the codes,
 gradient variance; and where the data has labels, how well categories match them, or how well bits find images of the
@@ -14,6 +15,7 @@ import command_line
 
 SAMPLES = 100
 FEW = 1000  # images for what need not be measured on all
+DRAWS = 30  # of the gradient, for its variance
 NEIGHBOURS = 10
 
 
@@ -72,7 +74,7 @@ def evaluate(model, dataset: str, data_dir: str | None = None, binarize: str | N
         "test_ln_p_kind": "exact" if enumerable else f"bound of {SAMPLES} samples",
         "first_1000_neg_elbo": float(-model.elbo(few, seed=0).mean()),
         "first_1000_ln_p": float(log_likelihood[:FEW].mean()),
-        "gradient_variance": evaluation.gradient_variance(model, few),
+        "gradient_variance": evaluation.gradient_variance(model, few, DRAWS),
         "active_units": statistics["active_units"],
         "codes_used": statistics["codes_used"],
         "detail_kept": _detail(model.reconstruct(few, seed=0)) / _detail(few),

@@ -171,9 +171,9 @@ def render(results: dict[str, dict]) -> str:
     parts = [
         "# The paper's experiments, run again\n",
         "Written by `scripts/reproduce_paper.py` from `results/*.json`, which hold the settings, metrics and history "
-        "of the runs; not edited by hand. A name ending in `_paper` is the paper's recipe (importance sampling with one "
-        "sample, Adam 1e-3, batch 2048), `_best` is ours (`tf_isvae.training.RECIPES`), `fc_vae` the conventional VAE "
-        "with 50 Gaussians. Nats per image. Seconds are those of the training, on the machine of the run, with the "
+        "of the runs; not edited by hand. A name ending in `_paper` is the paper's recipe (importance sampling with "
+        "one sample, Adam 1e-3, batch 2048), `_best` is ours (`tf_isvae.training.RECIPES`), `fc_vae` the conventional "
+        "VAE with 50 Gaussians. Nats per image. Seconds are those of the training, on the machine of the run, with the "
         "measurements of the gradient variance.\n",
         "## Figures\n",
         table(
@@ -181,8 +181,8 @@ def render(results: dict[str, dict]) -> str:
             "gradient variance | active units | codes used",
             [_row(name, result) for name, result in results.items()],
         ),
-        "The columns from test -ELBO on are of the test images; train -ELBO is the mean over the last epoch. ln p(x) is "
-        "exact for categorical codes, and otherwise the importance-weighted bound of 100 samples, which lies below "
+        "The columns from test -ELBO on are of the test images; train -ELBO is the mean over the last epoch. ln p(x) "
+        "is exact for categorical codes, and otherwise the importance-weighted bound of 100 samples, which lies below "
         "it. The gradient variance (nats squared per encoder parameter) is that of the model's own estimator on the "
         "first 1,000 test images. Active units: entries of the posterior mean with a variance over the images above "
         "0.01. Codes used: different codes among the test images.\n",
@@ -387,8 +387,8 @@ def variance_of_sure_bits(results):
             outcomes[name] = sure < unsure
             evidence.append(
                 f"{name}: variance by eta of a bit {sure:.3g} nats squared where q is within 0.01 of 0 or 1 "
-                f"({100 * e['sure_bits']:.0f}% of the bits), {unsure:.3g} where q is from 0.25 to 0.75 "
-                f"({100 * e['unsure_bits']:.0f}%): {sure / unsure:.1e} of it."
+                f"({e['sure_bits']:.0%} of the bits), {unsure:.3g} where q is from 0.25 to 0.75 "
+                f"({e['unsure_bits']:.0%}): {sure / unsure:.1e} of it."
             )
     words = (
         "The variance of the paper's gradient falls as q nears 0 or 1. (It is q(1 - q) ((1 - q) a + q b)^2 in theory.)"
@@ -411,9 +411,7 @@ def cvae_is_worse(results):
         for name, result in results.items():
             if result["config"]["model"] == "fc_cvae":
                 kl = result["metrics"]["val_kl"]
-                evidence.append(
-                    f"{name}: its codes carry {kl:.2f} nats, {100 * kl / LN_100:.0f}% of ln 100 = {LN_100:.2f}."
-                )
+                evidence.append(f"{name}: its codes carry {kl:.2f} nats, {kl / LN_100:.0%} of ln 100 = {LN_100:.2f}.")
     if "fc_cvae_paper" in results and "fc_cvae_best" in results:
         paper, best = (results[n]["evaluation"]["test_neg_elbo"] for n in ("fc_cvae_paper", "fc_cvae_best"))
         evidence.append(
@@ -445,9 +443,9 @@ def reconstructions(results):
             flipped = 1 - results[cvae]["evaluation"]["cluster_accuracy"]
             outcomes[cvae] = kept[0] > kept[1]
             evidence.append(
-                f"Reconstructions keep {100 * kept[0]:.0f}% of the squared differences of neighbouring pixels in {bvae} "
-                f"and {100 * kept[1]:.0f}% in {cvae}; {100 * flipped:.0f}% of the images of {cvae} are in a category whose "
-                "commonest class is another."
+                f"Reconstructions keep {kept[0]:.0%} of the squared differences of neighbouring pixels in {bvae} "
+                f"and {kept[1]:.0%} in {cvae}; {flipped:.0%} of the images of {cvae} are in a category "
+                "whose commonest class is another."
             )
     words = "BVAE reconstructions are close to the input, the CVAE's are blurred and sometimes of another class."
     return _claim("6", words, _verdict(outcomes), evidence)
@@ -461,8 +459,8 @@ def samples(results):
             outcomes[name] = 0.05 <= e["samples_like_one_class"] < e["test_like_one_class"]
             evidence.append(
                 f"{name}: 9 of the 10 nearest training images are of one class for "
-                f"{100 * e['samples_like_one_class']:.0f}% of the samples, and for {100 * e['test_like_one_class']:.0f}% of "
-                "test images. The others lie between classes."
+                f"{e['samples_like_one_class']:.0%} of the samples, and for {e['test_like_one_class']:.0%} "
+                "of test images. The others lie between classes."
             )
     words = (
         "Samples of the BVAE look like digits or mixtures of them. (By this measure: some, at least 5%, are like one "
@@ -490,11 +488,11 @@ def fashion(results):
     evidence, outcomes = [], {}
     for name, result in _of_paper(results).items():
         if result["config"]["dataset"] == "fashion_mnist":
-            e, metrics = result["evaluation"], result["metrics"]
+            e, bits = result["evaluation"], result["metrics"]["val_kl"] / math.log(2)
             outcomes[name] = e["detail_kept"] < 0.5
             evidence.append(
-                f"{name}: reconstructions keep {100 * e['detail_kept']:.0f}% of the squared differences of "
-                f"neighbouring pixels (holds: less than half); the codes carry {metrics['val_kl'] / math.log(2):.1f} of 50 bits."
+                f"{name}: reconstructions keep {e['detail_kept']:.0%} of the squared differences of "
+                f"neighbouring pixels (holds: less than half); the codes carry {bits:.1f} of 50 bits."
             )
     words = "On Fashion-MNIST shapes are reconstructed, details like texture are lost."
     return _claim("9", words, _verdict(outcomes), evidence)

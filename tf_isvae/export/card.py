@@ -146,7 +146,10 @@ def _readme(card: dict) -> str:
         ]
     if metrics:
         rows = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in metrics.items()]
-        text = "Nats per image; `val_`: test images, otherwise training images; loss = -ELBO.\n"
+        text = (
+            "Nats per image; loss = -ELBO. `val_` and `test_`: test images, `first_1000_`: the first 1,000 of them; "
+            "otherwise training images. ln_p: ln p(x), or a bound of it, as `test_ln_p_kind` says.\n"
+        )
         parts += ["## Figures\n", text, _table(("figure", "value"), rows)]
     rows = [
         (name, *("; ".join(f"{key}: {tensor}" for key, tensor in io[side].items()) for side in ("inputs", "outputs")))

@@ -13,7 +13,7 @@ from tf_isvae.model import DiscreteVAE
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A model, and where it comes from a run, the run's config.json and metrics.json."""
+    """A model; where it comes from a run, its config.json, and its metrics.json with evaluation.json added."""
 
     model: DiscreteVAE
     config: dict | None = None
@@ -37,8 +37,9 @@ def load(path: str | os.PathLike) -> Source:
     file = path / "model.keras"
     if not file.is_file():
         raise FileNotFoundError(f"{path} holds no trained model: {file} is missing; give the directory of a run.")
-    config, metrics = _read_json(path / "config.json"), _read_json(path / "metrics.json")
-    return Source(zoo.load_keras(file), config, metrics)
+    config, *figures = (_read_json(path / name) for name in ("config.json", "metrics.json", "evaluation.json"))
+    metrics = {name: value for part in figures for name, value in (part or {}).items()}
+    return Source(zoo.load_keras(file), config, metrics or None)
 
 
 def _read_json(path: Path) -> dict | None:
