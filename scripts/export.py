@@ -3,10 +3,11 @@
     python scripts/export.py runs/fc_bvae_mnist                                   exported_models/fc_bvae_mnist/1
     python scripts/export.py model.keras --to models/digits                       models/digits/1
     python scripts/export.py runs/fc_bvae_mnist --litert float32 float16 int8     also .tflite files beside the versions
+    python scripts/export.py runs/fc_bvae_mnist --keras --litert float32 int8     all that a folder of zoo.load has
 
 Writes a SavedModel as the folder's next version, for TensorFlow, TensorFlow Serving and its C API; with --litert, files
-for LiteRT beside the versions; and a card of them all: README.md, metadata.json. int8 is calibrated on images of the
-run's training data, or of --calibration.
+for LiteRT beside the versions; with --keras, the .keras file that `zoo.load` reads; and a card of them all: README.md,
+metadata.json. int8 is calibrated on images of the run's training data, or of --calibration.
 """
 
 import argparse
@@ -23,6 +24,7 @@ def make_parser() -> command_line.Parser:
     add("source", help="the directory of a run, or a .keras file")
     add("--to", help="the folder to write; default exported_models/<name of the run or file>")
     add("--litert", nargs="+", choices=LITERT, default=[], metavar="KIND", help="float32, float16, int8")
+    add("--keras", action="store_true", default=False, help="also <name of the folder>.keras, for zoo.load")
     add("--calibration", help="for int8: a data set, as scripts/train.py takes; default that of the run")
     add("--data-dir", help="where TFDS keeps its data sets")
     return parser
@@ -42,7 +44,7 @@ def calibration_images(model, config: dict, arguments: argparse.Namespace):
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from tf_isvae import export
+    from tf_isvae import export, files
 
     path = Path(arguments.source)
     name = path.resolve().name if path.is_dir() else path.stem
@@ -51,6 +53,11 @@ def main(arguments: argparse.Namespace) -> None:
     export.card.check_folder(folder)
     with command_line.quiet():
         written = []
+        if arguments.keras:
+            folder.mkdir(parents=True, exist_ok=True)
+            written.append(folder / f"{folder.resolve().name}.keras")
+            with files.whole(written[-1]) as temporary:
+                source.model.save(temporary)
         for kind in arguments.litert:
             images = calibration_images(source.model, source.config or {}, arguments) if kind == "int8" else None
             suffix = "" if kind == "float32" else f"_{kind}"

@@ -1,19 +1,38 @@
-"""zoo: every name builds what it says."""
+"""zoo: every name builds what it says; trained models are found by name and by path."""
+
+import shutil
+import zipfile
 
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT
 
-from tf_isvae import BernoulliLatent, CategoricalLatent, estimators, likelihoods, zoo
+from tf_isvae import BernoulliLatent, CategoricalLatent, GaussianLatent, estimators, likelihoods, training, zoo
 
-NAMES = ["fc_bvae", "fc_cvae", "cnn_bvae", "cnn_cvae"]
+PAPERS = ["fc_bvae", "fc_cvae", "cnn_bvae", "cnn_cvae"]
+NAMES = [*PAPERS, "fc_vae"]
 
 
-def test_the_names_are_the_papers():
+def test_the_names_are_the_papers_and_the_conventional_vae():
     assert list(zoo.ARCHITECTURES) == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_the_conventional_vae():
+    model = zoo.build("fc_vae")
+    assert type(model.latent) is GaussianLatent and model.latent.units == 50
+    assert type(model.estimator) is estimators.Reparameterized and model.estimator.num_samples == 1
+    # The networks of fc_bvae, but for the encoder's output: a mean and a scale for each unit.
+    like = zoo.build("fc_bvae")
+    assert [w.shape for w in model.decoder.weights] == [w.shape for w in like.decoder.weights]
+    assert [w.shape for w in model.encoder.weights][:2] == [w.shape for w in like.encoder.weights][:2]
+    assert model.encoder.output_shape == (None, 100)
+    assert type(zoo.build("fc_vae", estimator=estimators.ImportanceSampling()).estimator) is not type(model.estimator)
+    for recipe in training.RECIPES:
+        assert training.Config(model="fc_vae", recipe=recipe).estimator == "Reparameterized"
+
+
+@pytest.mark.parametrize("name", PAPERS)
 def test_defaults_are_the_papers(name):
     model = zoo.build(name)
     assert model.name == name and model.image_shape == (28, 28, 1)
@@ -35,7 +54,7 @@ def test_sizes(name, image_shape, latent_dim):
     model = zoo.build(name, image_shape, latent_dim)
     images = np.random.default_rng(0).uniform(size=(3, *image_shape)).astype(np.float32)
     codes = model.encode(images)
-    assert codes.shape == (3, latent_dim if name.endswith("bvae") else 1)
+    assert codes.shape == (3, 1 if name.endswith("cvae") else latent_dim)
     decoded = model.decode(codes)
     assert decoded.shape == images.shape and decoded.min() >= 0 and decoded.max() <= 1
 
@@ -88,3 +107,101 @@ def test_bad_image_shape(name):
     with pytest.raises(ValueError, match="image_shape") as error:
         zoo.build(name, image_shape=(28, 28))
     assert "\n" not in str(error.value) and "(28, 28)" in str(error.value)
+
+
+# --- Trained models.
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    """A folder of models as scripts/export.py lays them out, with what does not belong there; and the model."""
+    shelf = tmp_path_factory.mktemp("shelf")
+    keras.utils.set_random_seed(0)
+    model = zoo.build("fc_bvae", (4, 3, 1), 5, seed=1)
+    for name in ("digits", "letters"):
+        (shelf / name / "1").mkdir(parents=True)
+        model.save(shelf / name / f"{name}.keras")
+    (shelf / "letters" / ".0123.keras").write_text("being written")
+    (shelf / "empty").mkdir()
+    (shelf / "README.md").write_text("not a model")
+    return shelf, model
+
+
+@pytest.fixture
+def found(shelf, monkeypatch):
+    monkeypatch.setenv("TF_ISVAE_MODELS", str(shelf[0]))
+    return shelf
+
+
+def equal(one, other):
+    images = np.random.default_rng(0).random((7, 4, 3, 1), np.float32)
+    np.testing.assert_array_equal(one.encode(images), other.encode(images))
+    np.testing.assert_array_equal(one.decode(one.encode(images)), other.decode(other.encode(images)))
+
+
+def test_names_of_trained_models(found, monkeypatch):
+    in_the_clone = sorted(path.parent.name for path in ROOT.glob("exported_models/*/*.keras"))
+    assert zoo.names() == sorted(["digits", "letters", *in_the_clone])
+    monkeypatch.delenv("TF_ISVAE_MODELS")
+    assert zoo.names() == in_the_clone
+
+
+def test_load_by_name(found):
+    shelf, model = found
+    for name in ("digits", "letters"):
+        equal(zoo.load(name), model)
+
+
+def test_load_by_path(shelf, tmp_path, monkeypatch):
+    shelf, model = shelf
+    monkeypatch.chdir(shelf)
+    for path in (shelf / "letters", shelf / "letters" / "letters.keras", "letters", "letters/letters.keras"):
+        equal(zoo.load(path), model)
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    shutil.copy(shelf / "digits" / "digits.keras", run_dir / "model.keras")
+    equal(zoo.load(str(run_dir)), model)
+
+
+def test_a_clone_beside_the_package(tmp_path, monkeypatch, shelf, fresh_python):
+    """In a process of its own, with a copy of the package; the variable's folder comes first."""
+    shutil.copytree(ROOT / "tf_isvae", tmp_path / "clone" / "tf_isvae", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(shelf[0], tmp_path / "clone" / "exported_models")
+    (tmp_path / "own" / "digits").mkdir(parents=True)
+    zoo.build("fc_bvae", (2, 2, 1), 3).save(tmp_path / "own" / "digits" / "digits.keras")
+    code = (
+        "from tf_isvae import zoo; print(zoo.names(), zoo.load('digits').image_shape, zoo.load('letters').image_shape)"
+    )
+    environment = {"PYTHONPATH": str(tmp_path / "clone"), "TF_ISVAE_MODELS": str(tmp_path / "own")}
+    done = fresh_python("-c", f"import os; os.chdir({str(tmp_path)!r}); {code}", environment=environment)
+    assert done.stdout == "['digits', 'letters'] (2, 2, 1) (4, 3, 1)\n", done.stderr
+
+
+@pytest.mark.parametrize("name, near", [("digit", "digits"), ("nothing_like_it", None), ("no/such/path.keras", None)])
+def test_unknown_trained_model(found, name, near):
+    with pytest.raises(FileNotFoundError) as error:
+        zoo.load(name)
+    message = str(error.value)
+    assert "\n" not in message and repr(name) in message and "digits" in message and "letters" in message
+    assert str(found[0]) in message and str(ROOT / "exported_models") in message
+    assert (f"Did you mean {near!r}?" in message) == (near is not None)
+
+
+def test_a_folder_without_one_model(found):
+    shelf, model = found
+    with pytest.raises(FileNotFoundError, match="0 .keras files"):
+        zoo.load(shelf / "empty")
+
+
+def test_a_damaged_or_foreign_file_is_refused(found, tmp_path):
+    whole = (found[0] / "digits" / "digits.keras").read_bytes()
+    (tmp_path / "half.keras").write_bytes(whole[: len(whole) // 2])
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    shutil.copy(found[0] / "digits" / "digits.keras", tmp_path / "more.keras")
+    with zipfile.ZipFile(tmp_path / "more.keras", "a") as archive:
+        archive.writestr("../evil.py", "print()")
+    (tmp_path / "text.txt").write_text("text")
+    for name in ("half.keras", "other.keras", "more.keras", "text.txt"):
+        with pytest.raises(ValueError, match=name) as error:
+            zoo.load(tmp_path / name)
+        assert "\n" not in str(error.value)

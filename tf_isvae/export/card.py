@@ -85,8 +85,11 @@ def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, 
 
 def write(folder: Path, version: int, description: dict) -> None:
     """Writes metadata.json and README.md, each whole or not at all."""
-    litert = {file.name: _file(file) for file in sorted(folder.glob("*.tflite"))}
-    card = {**description, "name": folder.resolve().name, "version": version, "litert": litert}
+    beside = {
+        kind: {file.name: _file(file) for file in sorted(folder.glob(f"[!.]*.{suffix}"))}
+        for kind, suffix in (("litert", "tflite"), ("keras", "keras"))
+    }
+    card = {**description, "name": folder.resolve().name, "version": version, **beside}
     files.write_json(folder / "metadata.json", card)
     with files.whole(folder / "README.md") as temporary:
         temporary.write_text(_readme(card))
@@ -143,7 +146,10 @@ def _readme(card: dict) -> str:
         ]
     if metrics:
         rows = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in metrics.items()]
-        text = "Nats per image; `val_`: test images, otherwise training images; loss = -ELBO.\n"
+        text = (
+            "Nats per image; loss = -ELBO. `val_` and `test_`: test images, `first_1000_`: the first 1,000 of them; "
+            "otherwise training images. ln_p: ln p(x), or a bound of it, as `test_ln_p_kind` says.\n"
+        )
         parts += ["## Figures\n", text, _table(("figure", "value"), rows)]
     rows = [
         (name, *("; ".join(f"{key}: {tensor}" for key, tensor in io[side].items()) for side in ("inputs", "outputs")))
@@ -158,7 +164,7 @@ def _readme(card: dict) -> str:
         _table(
             ("file", "bytes", "SHA-256"),
             [(f"{card['version']}/{name}", file["bytes"], file["sha256"]) for name, file in card["files"].items()]
-            + [(name, file["bytes"], file["sha256"]) for name, file in card["litert"].items()],
+            + [(name, file["bytes"], file["sha256"]) for name, file in {**card["litert"], **card["keras"]}.items()],
         ),
         "## Packages\n",
         "Written with " + ", ".join(f"{name} {version}" for name, version in card["packages"].items()) + ".\n",

@@ -5,21 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
-import keras
-
+from tf_isvae import zoo
 from tf_isvae.model import DiscreteVAE
-
-# All that DiscreteVAE.save writes. Keras would unpack other members of the archive to disk.
-_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A model, and where it comes from a run, the run's config.json and metrics.json."""
+    """A model; where it comes from a run, its config.json, and its metrics.json with evaluation.json added."""
 
     model: DiscreteVAE
     config: dict | None = None
@@ -39,12 +33,13 @@ def load(path: str | os.PathLike) -> Source:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a .keras file or the directory of a run.")
     if not path.is_dir():
-        return Source(_load_model(path))
+        return Source(zoo.load_keras(path))
     file = path / "model.keras"
     if not file.is_file():
         raise FileNotFoundError(f"{path} holds no trained model: {file} is missing; give the directory of a run.")
-    config, metrics = _read_json(path / "config.json"), _read_json(path / "metrics.json")
-    return Source(_load_model(file), config, metrics)
+    config, *figures = (_read_json(path / name) for name in ("config.json", "metrics.json", "evaluation.json"))
+    metrics = {name: value for part in figures for name, value in (part or {}).items()}
+    return Source(zoo.load_keras(file), config, metrics or None)
 
 
 def _read_json(path: Path) -> dict | None:
@@ -57,38 +52,3 @@ def _read_json(path: Path) -> dict | None:
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}; it must be the JSON object that a run wrote.")
     return value
-
-
-def _load_model(path: Path) -> DiscreteVAE:
-    what = "it must be a model that DiscreteVAE.save wrote, ending in .keras"
-    if path.suffix != ".keras":
-        raise ValueError(f"{path} is not a .keras file; {what}.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = set(archive.namelist())
-            damaged = archive.testzip() if members <= _MEMBERS else None
-            config = json.loads(archive.read("config.json")) if "config.json" in members else {}
-    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged, or of another kind ({_line(error)}); {what}.") from None
-    if damaged is not None:
-        raise ValueError(f"{path} is damaged ({damaged} has a wrong checksum); {what}.")
-    kind = config.get("registered_name") if isinstance(config, dict) else None
-    if members != _MEMBERS or kind != "tf_isvae>DiscreteVAE":
-        raise ValueError(f"{path} holds {kind or 'something else'} in {', '.join(sorted(members))[:200]}; {what}.")
-    if "Lambda" in _class_names(config):
-        raise ValueError(f"{path} has a Lambda layer, which could run any code; it is not loaded.")
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # an altered file may fail anywhere in Keras
-        raise ValueError(f"{path} cannot be loaded ({_line(error)}); {what}.") from None
-
-
-def _class_names(config) -> set:
-    if isinstance(config, dict):
-        own = {config["class_name"]} if isinstance(config.get("class_name"), str) else set()
-        return own.union(*map(_class_names, config.values()))
-    return set().union(*map(_class_names, config)) if isinstance(config, list) else set()
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")

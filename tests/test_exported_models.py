@@ -1,0 +1,129 @@
+"""exported_models/: every model loads in each format, and reproduces the figures of its card on 1,000 test images."""
+
+import hashlib
+import importlib
+import json
+import runpy
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, tfds_has
+
+from tf_isvae import training, zoo
+
+FOLDERS = sorted(path.parent for path in ROOT.glob("exported_models/*/metadata.json"))
+# How many nats per image the mean may differ, besides five standard errors of what is sampled (probability 6e-7), and
+# the least share of equal codes. A model trained in bfloat16 runs in float32 as a LiteRT file.
+TOLERANCE = {"keras": (0.05, 1.0), "saved_model": (0.05, 0.999), "float32": (0.3, 0.99), "int8": (2.0, 0.95)}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small model, trained, evaluated and exported by the commands for exported_models/."""
+    folder = tmp_path_factory.mktemp("zoo")
+    run_dir, exported = folder / "run", folder / "models" / "small"
+    settings = {"model": "fc_bvae", "dataset": "digits", "image_size": (8, 8), "latent_dim": 6, "batch_size": 100}
+    training.train(training.Config(**settings, epochs=20, recipe="best", precision="float32", run_dir=str(run_dir)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        for name, *arguments in (
+            ("evaluate", run_dir, "--to", run_dir / "evaluation.json"),
+            ("export", run_dir, "--to", exported, "--keras", "--litert", "float32", "int8"),
+        ):
+            patch.setattr(sys, "argv", [name, *map(str, arguments)])
+            runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+    return exported
+
+
+@pytest.fixture(scope="module")
+def one(request):
+    """(folder, card, model, the first 1,000 test images of its data)."""
+    folder = request.getfixturevalue("small") if request.param == "small" else request.param
+    card = json.loads((folder / "metadata.json").read_text())
+    dataset = card["training"]["config"]["dataset"]
+    if dataset != "digits" and not tfds_has(dataset):
+        pytest.skip(f"{dataset} is not prepared: set TFDS_DATA_DIR to a folder that has it")
+    model = zoo.load(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        load = importlib.import_module("evaluate").load
+    images, _ = load(model, dataset, "test", None, card["training"]["config"]["binarize"])
+    return folder, card, model, images[:1000]
+
+
+every_folder = pytest.mark.parametrize("one", ["small", *FOLDERS], indirect=True, ids=lambda p: getattr(p, "name", p))
+
+
+def test_there_are_exported_models():
+    if not FOLDERS:
+        pytest.skip("exported_models/ holds none yet")
+    assert [folder.name for folder in FOLDERS] == [name for name in zoo.names() if (FOLDERS[0].parent / name).exists()]
+    size = sum(path.stat().st_size for path in FOLDERS[0].parent.rglob("*") if path.is_file())
+    assert size < 70e6
+
+
+@every_folder
+def test_the_card_names_all_files(one):
+    folder, card, model, _ = one
+    version = str(card["version"])
+    files = {f"{version}/{name}": file for name, file in card["files"].items()} | card["litert"] | card["keras"]
+    name = folder.name
+    assert {f"{name}.keras", f"{name}.tflite", f"{name}_int8.tflite", f"{version}/saved_model.pb"} <= set(files)
+    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert present == {*files, "README.md", "metadata.json"}
+    readme = (folder / "README.md").read_text()
+    for path, file in files.items():
+        content = (folder / path).read_bytes()
+        assert len(content) == file["bytes"] and hashlib.sha256(content).hexdigest() == file["sha256"], path
+        assert path in readme and file["sha256"] in readme
+    assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == card["model"]["parameters"]
+    assert card["training"]["command"] in readme
+    for figure in ("test_neg_elbo", "test_ln_p", "test_ln_p_kind"):
+        assert figure in card["metrics"] and figure in readme
+
+
+@every_folder
+def test_keras(one):
+    """The same seed: the same figures, but for the arithmetic of another machine."""
+    _, card, model, images = one
+    tolerance, _ = TOLERANCE["keras"]
+    metrics = card["metrics"]
+    assert abs(-model.elbo(images, seed=0).mean() - metrics["first_1000_neg_elbo"]) < tolerance
+    assert abs(model.log_likelihood(images, 100, seed=0).mean() - metrics["first_1000_ln_p"]) < tolerance
+
+
+def check(kind, one, codes, elbo):
+    """Of a format's own codes, and ELBO by one sample of q for each image."""
+    _, card, model, images = one
+    tolerance, least = TOLERANCE[kind]
+    agree = (codes == model.encode(images)).mean()
+    # The card's figure is the mean of these, which test_keras shows; by image, most of the noise drops out.
+    difference = elbo - model.elbo(images, seed=0)
+    error = difference.std(ddof=1) / np.sqrt(len(images))
+    gap = abs(elbo.mean() + card["metrics"]["first_1000_neg_elbo"])
+    print(f"{card['name']} {kind}: {agree:.4f} of the codes equal, -ELBO {gap:.3f} off, standard error {error:.3f}")
+    assert agree >= least and gap < tolerance + 5 * error
+
+
+@every_folder
+def test_saved_model(one):
+    folder, card, _, images = one
+    loaded = tf.saved_model.load(str(folder / str(card["version"])))
+    seeds = np.stack([np.arange(len(images)), np.full(len(images), 3)], axis=1).astype(np.int32)
+    codes = loaded.signatures["encode"](images=tf.constant(images))["codes"].numpy()
+    scores = loaded.signatures["score"](images=tf.constant(images), seed=tf.constant(seeds))
+    check("saved_model", one, codes, scores["elbo"].numpy())
+
+
+@every_folder
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_litert(one, kind):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
+    folder, _, model, images = one
+    path = folder / f"{folder.name}{'' if kind == 'float32' else '_int8'}.tflite"
+    loaded = interpreter.Interpreter(model_path=str(path), num_threads=1)
+    noise = np.random.default_rng(0).uniform(1e-6, 1 - 1e-6, (len(images), model.latent.units)).astype(np.float32)
+    codes = loaded.get_signature_runner("encode")(images=images)["codes"]
+    check(kind, one, codes, loaded.get_signature_runner("score")(images=images, noise=noise)["elbo"])

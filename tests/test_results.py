@@ -1,0 +1,263 @@
+"""scripts/reproduce_paper.py: small runs through it, what the report says of them, and that docs/ is up to date."""
+
+import csv
+import importlib
+import json
+import os
+import re
+import signal
+from argparse import Namespace
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from tf_isvae import evaluation, training
+
+DOCS = ROOT / "docs"
+SMALL = {"dataset": "digits", "image_size": (8, 8), "latent_dim": 6, "batch_size": 200}
+
+
+@pytest.fixture(scope="module")
+def script():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        yield importlib.import_module("reproduce_paper")
+
+
+def links(text):
+    return re.findall(r"\]\(([^)]+)\)", text)
+
+
+# --- What is committed.
+
+
+def test_results_are_up_to_date(script):
+    """docs/results.md says what docs/results/*.json say, with every picture beside it."""
+    results = script.stored_results(DOCS)
+    if not results:
+        pytest.skip("docs/results/ holds no results yet")
+    assert {path.stem for path in (DOCS / "results").glob("*.json")} == set(results)
+    text = (DOCS / "results.md").read_text()
+    assert text == script.render(results), "run scripts/reproduce_paper.py --report-only"
+    assert all((DOCS / link).is_file() for link in links(text))
+    assert sum(path.stat().st_size for path in DOCS.rglob("*") if path.is_file()) < 4e6
+
+
+def test_the_experiments_are_the_papers(script):
+    """Section 6 and appendices: 300 epochs of batch 2048 on MNIST, 1,000 on Fashion-MNIST, Adam 1e-3, 50 or 100."""
+    configs = {name: training.Config(**settings) for name, settings in script.EXPERIMENTS.items()}
+    papers = {name: config for name, config in configs.items() if name.endswith("_paper")}
+    assert {(c.model, c.dataset) for c in papers.values()} == {
+        *((model, "mnist") for model in ("fc_bvae", "fc_cvae", "cnn_bvae", "cnn_cvae")),
+        ("fc_bvae", "fashion_mnist"),
+    }
+    for config in papers.values():
+        assert (config.estimator, config.batch_size, config.learning_rate) == ("ImportanceSampling", 2048, 1e-3)
+        assert config.epochs == (300 if config.dataset == "mnist" else 1000)
+    for name in papers:  # each again with ours
+        best = configs[name.removesuffix("paper") + "best"]
+        assert (best.model, best.dataset, best.recipe) == (papers[name].model, papers[name].dataset, "best")
+    assert (configs["fc_vae"].estimator, configs["fc_vae"].latent_dim) == ("Reparameterized", None)
+    assert sorted(name for _, names in script.GROUPS.values() for name in names) == sorted(configs)
+
+
+# --- Small runs.
+
+
+@pytest.fixture(scope="module")
+def reproduced(script, tmp_path_factory):
+    """The script itself on small experiments: one stopped in the middle and resumed, all finished, one left out."""
+    folder = tmp_path_factory.mktemp("reproduced")
+    small = {
+        "fc_bvae_paper": {**SMALL, "model": "fc_bvae", "recipe": "paper", "epochs": 8},
+        "fc_cvae_paper": {**SMALL, "model": "fc_cvae", "recipe": "paper", "epochs": 4},
+        "fc_bvae_best": {**SMALL, "model": "fc_bvae", "recipe": "best", "epochs": 3, "precision": "float32"},
+    }
+    arguments = Namespace(
+        names=list(small)[:2],
+        epochs=None,
+        runs_dir=folder / "runs",
+        to=folder / "docs",
+        data_dir=None,
+        report_only=False,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "EXPERIMENTS", small)
+        patch.syspath_prepend(ROOT / "scripts")
+        write = training.files.write_csv
+
+        def stop_once(path, rows):
+            write(path, rows)
+            if path.name == "timing.csv" and len(rows) == 5:
+                patch.setattr(training.files, "write_csv", write)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        patch.setattr(training.files, "write_csv", stop_once)
+        with pytest.raises(training.Interrupted):
+            script.main(arguments)
+        assert not (folder / "docs" / "results.md").exists()
+        script.main(Namespace(**{**vars(arguments), "epochs": 3}))
+        yield script, arguments
+
+
+def test_what_a_run_leaves(reproduced):
+    script, arguments = reproduced
+    results = script.stored_results(arguments.to)
+    assert list(results) == ["fc_bvae_paper", "fc_cvae_paper"]
+    # The stopped run went on with its own number of epochs; the other one took --epochs.
+    assert [result["metrics"]["epochs"] for result in results.values()] == [8, 3]
+    for name, result in results.items():
+        run_dir = arguments.runs_dir / name
+        assert result["metrics"] == json.loads((run_dir / "metrics.json").read_text())
+        assert result["evaluation"] == json.loads((run_dir / "evaluation.json").read_text())
+        assert not {"run_dir", "data_dir"} & set(result["config"])
+        with open(run_dir / "history.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert result["history"]["epoch"] == list(range(1, len(rows) + 1))
+        assert result["history"]["loss"] == pytest.approx([float(row["loss"]) for row in rows], rel=1e-5)
+        for picture in script.PICTURES:
+            copy = arguments.to / "figures" / f"{name}_{picture}.png"
+            assert copy.read_bytes() == (run_dir / "figures" / f"{picture}.png").read_bytes()
+
+
+def test_the_gradient_variance_is_measured_while_training(reproduced):
+    """After each epoch of these short runs, once in each; the last value is that of the finished model."""
+    script, arguments = reproduced
+    import evaluate
+
+    from tf_isvae import datasets, zoo
+
+    for name, result in script.stored_results(arguments.to).items():
+        measured = result["history"]["gradient_variance"]
+        assert len(measured) == result["metrics"]["epochs"] and min(measured) > 0
+        model = zoo.load(arguments.runs_dir / name)
+        images = next(iter(datasets.load("digits", "test", batch_size=1000, image_size=(8, 8)))).numpy()
+        assert measured[-1] == pytest.approx(evaluation.gradient_variance(model, images, 20), rel=1e-4)
+        # More draws, other noise: the same variance.
+        assert measured[-1] == pytest.approx(evaluation.gradient_variance(model, images, 60, seed=5), rel=0.5)
+        assert evaluate.load(model, "digits", "test", None, None)[0].shape == images.shape
+
+
+def test_the_report(reproduced):
+    script, arguments = reproduced
+    text = (arguments.to / "results.md").read_text()
+    results = script.stored_results(arguments.to)
+    assert text == script.render(results)
+    assert all((arguments.to / link).is_file() for link in links(text))
+    for name, result in results.items():
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| {name} |") and "images |" in line]
+        cells = [cell.strip() for cell in row.split("|")]
+        assert cells[5] == f"{result['evaluation']['test_neg_elbo']:.2f}"
+        assert cells[2] == ("8" if name == "fc_bvae_paper" else "**3 of 4**")
+    assert "`python scripts/reproduce_paper.py fc_cvae_paper --epochs 3`" in text
+    assert "Not run yet: fc_bvae_best." in text
+
+
+def test_a_finished_run_is_used_as_it_is(reproduced, monkeypatch):
+    script, arguments = reproduced
+    before = {path: path.read_bytes() for path in arguments.to.rglob("*") if path.is_file()}
+    monkeypatch.setattr(training, "train", None)  # nothing is trained
+    script.main(arguments)
+    script.main(Namespace(**{**vars(arguments), "names": [], "report_only": True}))
+    assert {path: path.read_bytes() for path in arguments.to.rglob("*") if path.is_file()} == before
+
+
+def test_other_runs_are_refused(reproduced, tmp_path):
+    script, arguments = reproduced
+    (tmp_path / "fc_cvae_paper").symlink_to(arguments.runs_dir / "fc_bvae_paper")
+    with pytest.raises(ValueError, match="holds another run than fc_cvae_paper: model is 'fc_bvae', not 'fc_cvae'"):
+        script.main(Namespace(**{**vars(arguments), "runs_dir": tmp_path, "names": ["fc_cvae_paper"]}))
+    with pytest.raises(ValueError, match="no experiment is called fc_bave; there are fc_bvae_paper"):
+        script.main(Namespace(**{**vars(arguments), "names": ["fc_bave"]}))
+
+
+# --- Verdicts follow the figures.
+
+
+def result(model="fc_bvae", dataset="mnist", history=None, metrics=None, **figures):
+    config = {"model": model, "dataset": dataset, "recipe": "paper", "seed": 0}
+    return {
+        "config": config,
+        "recipe_epochs": 300,
+        "metrics": {"epochs": 300, "val_kl": 4.0, "val_log_likelihood": -100.0, **(metrics or {})},
+        "history": history or {},
+        "evaluation": {"classes": 10, "test_images": 10_000, **figures},
+    }
+
+
+@pytest.mark.parametrize(
+    "claim, good, bad",
+    [
+        ("steady_loss", {"loss": [300.0, 200.0, 100.0]}, {"loss": [300.0, 100.0, 103.0]}),
+        (
+            "variance_over_training",
+            {"gradient_variance": [3.0, None, 1.0]},
+            {"gradient_variance": [1.0, None, 3.0]},
+        ),
+    ],
+)
+def test_verdicts_on_histories(script, claim, good, bad):
+    texts = []
+    for history in (good, bad):
+        results = {"fc_bvae_paper": result(history={"epoch": [1, 2, 3], "loss": [3.0, 2.0, 1.0], **history})}
+        texts.append(" ".join(getattr(script, claim)(results)))
+    assert "Holds. " in texts[0] + " " and "Does not hold." in texts[1]
+
+
+@pytest.mark.parametrize(
+    "claim, good, bad",
+    [
+        (
+            "codes_are_clusters",
+            {"cluster_classes_found": 10, "cluster_clusters": 90, "cluster_accuracy": 0.9, "cluster_nmi": 0.5},
+            {"cluster_classes_found": 9},
+        ),
+        (
+            "variance_of_sure_bits",
+            {"eta_variance_sure": 1.0, "eta_variance_unsure": 9.0, "sure_bits": 0.5, "unsure_bits": 0.1},
+            {"eta_variance_sure": 10.0},
+        ),
+        ("samples", {"samples_like_one_class": 0.3, "test_like_one_class": 0.8}, {"samples_like_one_class": 0.01}),
+    ],
+)
+def test_verdicts_on_evaluations(script, claim, good, bad):
+    one, other = result(**good), result(**{**good, **bad})
+    for results, verdict in (
+        ({"a_paper": one, "b_paper": one}, "Holds.\n"),
+        ({"a_paper": one, "b_paper": other}, "Holds, but not for b_paper.\n"),
+        ({"a_paper": other}, "Does not hold.\n"),
+        ({}, "Not run yet.\n"),
+    ):
+        assert getattr(script, claim)(results)[0].endswith(verdict)
+
+
+def test_variance_by_certainty():
+    """Of a decoder that ignores z, ln p = a everywhere: the variance of eq. 20 is q (1 - q) a^2, exactly known."""
+    import keras
+
+    from tf_isvae import BernoulliLatent, DiscreteVAE
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        certainty = importlib.import_module("evaluate").certainty
+    eta = np.array([0.0, 0.5, 6.0, -7.0, 2.0], np.float32)
+    encoder = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(5)])
+    decoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4), keras.layers.Reshape((2, 2, 1))])
+    encoder.set_weights([np.zeros((4, 5)), eta])
+    decoder.set_weights([np.zeros((5, 4)), np.zeros(4)])
+    model = DiscreteVAE(encoder, BernoulliLatent(5), decoder)
+    figures = certainty(model, np.zeros((200, 2, 2, 1), np.float32), draws=200)
+    q = 1 / (1 + np.exp(-eta.astype(np.float64)))
+    expected = q * (1 - q) * (4 * np.log(2)) ** 2
+    assert (figures["sure_bits"], figures["unsure_bits"]) == (pytest.approx(0.4), pytest.approx(0.4))
+    # 80,000 draws of each kind: the mean variances are known to 1% and, of the rare bits, to 9% (five standard errors
+    # and more below).
+    assert figures["eta_variance_unsure"] == pytest.approx(expected[:2].mean(), rel=0.03)
+    assert figures["eta_variance_sure"] == pytest.approx(expected[2:4].mean(), rel=0.45)
+
+
+def test_bad_arguments(fresh_python, tmp_path):
+    done = fresh_python(ROOT / "scripts" / "reproduce_paper.py", "fc_bave", "--to", tmp_path / "docs")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "fc_bave" in done.stderr
+    assert list(tmp_path.iterdir()) == []
