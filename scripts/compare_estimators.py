@@ -37,8 +37,10 @@ def make_estimator(text: str):
 
     name, _, count = text.partition(":")
     known = {cls.__name__: cls for cls in estimators.Estimator.__subclasses__()}
-    if name not in known or (count and not count.isdigit()):
+    if name not in known or (count and not (count.isascii() and count.isdecimal())):
         raise ValueError(f"no estimator {text!r}; give NAME or NAME:COUNT, with NAME of {', '.join(known)}.")
+    if count and known[name] is estimators.Enumerated:
+        raise ValueError(f"no estimator {text!r}; Enumerated takes no COUNT.")
     return known[name](int(count)) if count else known[name]()
 
 
@@ -170,15 +172,16 @@ def table(results: dict[str, list[dict]]) -> str:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from tf_isvae import files, plotting
+    from tf_isvae import BernoulliLatent, checks, files, plotting
 
+    checks.integer("--seed", arguments.seed, 0)
     if arguments.evaluate_every < 1 or arguments.steps < 1 or arguments.steps % arguments.evaluate_every:
         raise ValueError(
             f"--steps {arguments.steps} and --evaluate-every {arguments.evaluate_every}: give positive numbers, "
             "the first a multiple of the second."
         )
     for text in arguments.estimators:  # a wrong name is refused before hours of the right ones
-        make_estimator(text)
+        make_estimator(text).check(BernoulliLatent(BITS).prior())
     arguments.run_dir.mkdir(parents=True, exist_ok=True)
     results = {}
     for text in arguments.estimators:

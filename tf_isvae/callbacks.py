@@ -6,6 +6,8 @@ import math
 
 import keras
 
+from tf_isvae import checks
+
 
 class KLAnnealing(keras.callbacks.Callback):
     """The weight of the KL term in training falls from `start` to 1, geometrically, over the first `epochs` epochs.
@@ -21,11 +23,8 @@ class KLAnnealing(keras.callbacks.Callback):
 
     def __init__(self, start: float, epochs: float):
         super().__init__()
-        for name, value in (("start", start), ("epochs", epochs)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ValueError(f"KLAnnealing: {name} is {value!r}; it must be a positive number.")
-        self.start = start
-        self.epochs = epochs
+        self.start = checks.positive("KLAnnealing: start", start)
+        self.epochs = checks.positive("KLAnnealing: epochs", epochs)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.kl_weight.assign(self.start ** max(0.0, 1.0 - epoch / self.epochs))

@@ -141,6 +141,9 @@ def load(
     if not isinstance(split, str):
         raise TypeError(f'split={split!r}: give the name of a split, such as "train" or "test"')
 
+    if not isinstance(data_dir, (str, os.PathLike, type(None))):
+        raise TypeError(f"data_dir={data_dir!r}: give the path of a folder, or None")
+
     if isinstance(source, str) and source == "digits":
         size = size or (28, 28)
 
@@ -633,7 +636,10 @@ def _image_size(value) -> tuple[int, int] | None:
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"image_size={value!r}: give (H, W), or one integer for both")
-    return tuple(_integer("image_size", side, 1) for side in pair)
+    size = tuple(_integer("image_size", side, 1) for side in pair)
+    if max(size) >= 2**31:
+        raise ValueError(f"image_size={value!r}: give integers below 2^31")
+    return size
 
 
 def _check_split(name, split, splits) -> None:

@@ -32,7 +32,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import datasets, estimators, files, networks, plotting, zoo
+from tf_isvae import checks, datasets, estimators, files, networks, plotting, zoo
 from tf_isvae.callbacks import KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss
 from tf_isvae.model import DiscreteVAE
 
@@ -127,13 +127,13 @@ class Config:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         for name, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("kl_epochs", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-                raise ValueError(f"{name} is {value!r}; it must be an integer of at least {minimum}.")
+            object.__setattr__(self, name, checks.integer(name, getattr(self, name), minimum))
         for name in ("learning_rate", "kl_start"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value!r}; it must be a positive number.")
+            object.__setattr__(self, name, checks.positive(name, getattr(self, name)))
+        if self.seed >= 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be below 2^32, for NumPy's generator.")
+        if not isinstance(self.start_at_mean, bool):
+            raise ValueError(f"start_at_mean is {self.start_at_mean!r}; it must be True or False.")
         self._check_one_of("estimator", tuple(cls.__name__ for cls in estimators.Estimator.__subclasses__()))
         self._check_one_of("schedule", SCHEDULES)
         self._check_one_of("precision", PRECISIONS)
@@ -262,6 +262,8 @@ def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
         NonFiniteLoss: the loss became NaN or infinite; model.keras then holds the last good model.
         Interrupted: stopped by a signal; resume=True goes on from the checkpoint.
     """
+    if not isinstance(config, Config):
+        raise TypeError(f"config is a {type(config).__name__}; it must be a training.Config.")
     run_dir = _choose_run_dir(config, resume)
     checkpoint = newest_checkpoint(run_dir) if resume else None
     with _precision(config.precision):

@@ -20,7 +20,7 @@ ARCHITECTURES = {
 
 def check_name(name: str) -> None:
     """Raises ValueError where `build` knows no model of this name."""
-    if name not in ARCHITECTURES:
+    if name not in tuple(ARCHITECTURES):  # which takes a name of any type
         near = difflib.get_close_matches(str(name), ARCHITECTURES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"no model is called {name!r}; there are {', '.join(ARCHITECTURES)}.{hint}")
