@@ -182,7 +182,12 @@ def main(arguments: argparse.Namespace) -> None:
         )
     for text in arguments.estimators:  # a wrong name is refused before hours of the right ones
         make_estimator(text).check(BernoulliLatent(BITS).prior())
-    arguments.run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        arguments.run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"--run-dir {arguments.run_dir} cannot be written: {error.strerror}; choose another."
+        ) from None
     results = {}
     for text in arguments.estimators:
         results[text] = run(text, arguments)

@@ -306,7 +306,8 @@ CALLS = {
         ),
         (lambda my: my.model.encode(batches(GOOD)), "a data set", "an array"),
         *(
-            (lambda my, images=IMAGES[kind][0]: my.model.fit(batches(images), verbose=0), *words)
+            (lambda my, method=method, kind=kind: getattr(my.model, method)(batches(IMAGES[kind][0])), *words)
+            for method in ("fit", "evaluate")
             for kind, *words in (
                 ("no channel", "(2, 2, 2)", "(n, 2, 2, 1)"),
                 ("nan", "NaN", "[0, 1]"),
@@ -461,7 +462,7 @@ CALLS = {
                 ((np.zeros((4, 2)), np.zeros(4), np.zeros((1, 3)), [0]), "(1, 3)", "2 bits"),
                 ((np.zeros((4, 2)), np.zeros(4), np.zeros((0, 2)), []), "(0, 2) and (0,)", "at least 1"),
                 ((np.zeros(4), np.zeros(4), np.zeros(4), np.zeros(4)), "(4,) and (4,)", "(n, bits)"),
-                ((np.full((4, 2), 7), np.zeros(4), np.zeros((1, 2)), [0]), "from 0 to 7", "0 and 1"),
+                ((np.full((4, 2), 7), np.zeros(4), np.zeros((1, 2)), [0]), "from 7 to 7", "0 and 1"),
             )
         ),
         *counts(
@@ -708,7 +709,7 @@ COMMANDS = [
     ("compare_estimators.py --estimators Enumerated:3", "'Enumerated:3'", "takes no COUNT"),
     ("compare_estimators.py --estimators DisARM Enumerated", "codes", "at most 4096"),
     ("compare_estimators.py --estimators Reparameterized", "Reparameterized needs", "GaussianLatent"),
-    ("compare_estimators.py --run-dir FILES/notes.txt", "notes.txt", "directory"),
+    ("compare_estimators.py --run-dir FILES/notes.txt", "notes.txt cannot be written", "choose another"),
     ("compare_estimators.py --foo", "unrecognized arguments: --foo", "--help"),
     ("benchmark.py --models vae", "'vae'", "fc_bvae"),
     ("benchmark.py --models fc_bvae vae --export", "'vae'", "fc_bvae"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import numbers
+import sys
 
 
 def integer(name: str, value: int, minimum: int | None = 1) -> int:
@@ -20,6 +20,6 @@ def integer(name: str, value: int, minimum: int | None = 1) -> int:
 
 def positive(name: str, value: float) -> float:
     """`value` as a float; ValueError where it is no finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} is {value!r}; it must be a positive number.")
     return float(value)

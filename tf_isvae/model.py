@@ -283,6 +283,8 @@ class DiscreteVAE(keras.Model):
         """
         images = check_images(images, self.image_shape)
         num_samples = checks.integer("log_likelihood: num_samples", num_samples)
+        if seed is not None:
+            seed = checks.integer("seed", seed, None)
         if self.latent.num_codes is not None and self.latent.num_codes <= MAX_ENUMERATED_CODES:
             return self._in_chunks(self._exact_log_likelihood, images)
         # A chunk of images and of samples at a time: at most about CHUNK decoded images in memory.

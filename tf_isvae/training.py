@@ -24,8 +24,6 @@ import signal
 import sys
 import threading
 import time
-import zipfile
-import zlib
 from pathlib import Path
 
 import keras
@@ -241,13 +239,13 @@ def stored_config(run_dir: str | None) -> Config:
     try:
         stored = json.loads(path.read_text())
         settings = {field.name: stored[field.name] for field in dataclasses.fields(Config)}
+        if isinstance(settings["image_size"], list):  # JSON knows only lists
+            settings["image_size"] = tuple(settings["image_size"])
+        return Config(**{**settings, "run_dir": str(run_dir)})
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{run_dir} holds no run: {path} is missing.") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not the config.json of a run ({type(error).__name__}: {error}).") from None
-    if settings["image_size"] is not None:
-        settings["image_size"] = tuple(settings["image_size"])  # JSON knows only lists
-    return Config(**{**settings, "run_dir": str(run_dir)})
 
 
 def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
@@ -315,8 +313,9 @@ def newest_checkpoint(run_dir: Path) -> dict | None:
             with np.load(path, allow_pickle=False) as archive:  # reading an array checks its CRC-32
                 arrays = {name: archive[name] for name in archive.files}
             return {**arrays, "progress": json.loads(str(arrays["progress"]))}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            print(f"warning: checkpoint {path} is damaged ({error}); trying the one before.", file=sys.stderr)
+        except Exception as error:  # a damaged file may fail anywhere in zipfile, its codecs, NumPy and json
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"warning: checkpoint {path} is damaged ({reason}); trying the one before.", file=sys.stderr)
     return None
 
 

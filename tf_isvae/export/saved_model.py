@@ -46,8 +46,8 @@ def saved_model(
 
     Raises:
         TypeError: not a DiscreteVAE, or a config or metrics that is no dict. FileExistsError: `folder` is a file, or
-        holds a README.md of another kind. OSError: it cannot be written. ModuleNotFoundError: warmup=True without the extra. RuntimeError: a warm-up
-        request fails, and with it every server's attempt to load the model.
+        holds a README.md of another kind. OSError: it cannot be written. ModuleNotFoundError: warmup=True without the
+        extra. RuntimeError: a warm-up request fails, and with it every server's attempt to load the model.
     """
     check_model(model)
     if warmup:
