@@ -24,7 +24,6 @@ from tf_isvae import (
 )
 
 SHAPE = (2, 2, 1)
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @keras.saving.register_keras_serializable("test_model")
@@ -513,7 +512,6 @@ def ready():
     return compiled()
 
 
-ENCODER = lambda units: networks.dense_encoder(SHAPE, units, ())  # noqa: E731
 DECODER = lambda units, shape=SHAPE: networks.dense_decoder(units, shape, ())  # noqa: E731
 BITS = lambda: BernoulliLatent(3)  # noqa: E731
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -135,7 +135,7 @@ def build(latent, shape, **options):
     return DiscreteVAE(encoder, latent, networks.dense_decoder(latent.units, shape, ()), **options)
 
 
-@settings(few, max_examples=25)
+@settings(few, max_examples=12)
 @given(latents, every_estimator, shapes, st.integers(1, 4))
 def test_any_pair_of_latent_and_estimator_trains_or_is_refused(latent, estimator, shape, batch):
     """Refused when the model is built; otherwise a step has a finite loss, moves finite weights, and is logged."""
@@ -157,9 +157,16 @@ def test_any_pair_of_latent_and_estimator_trains_or_is_refused(latent, estimator
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
-@settings(few, max_examples=4)
+@pytest.fixture
+def eagerly():
+    tf.config.run_functions_eagerly(True)  # there is nothing to gain from graphs that run once
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@settings(few, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(list(zoo.ARCHITECTURES)), shapes, sizes, st.integers(1, 3))
-def test_any_model_of_the_zoo_encodes_decodes_and_is_saved(name, shape, latent_dim, n):
+def test_any_model_of_the_zoo_encodes_decodes_and_is_saved(eagerly, name, shape, latent_dim, n):
     model = zoo.build(name, shape, latent_dim, seed=1)
     images = np.random.default_rng(0).uniform(size=(n, *shape)).astype(np.float32)
     codes = model.encode(images)
