@@ -230,6 +230,17 @@ def test_archives_with_strange_members(tmp_path, members):
     assert "\n" not in str(error.value)
 
 
+def test_a_file_name_of_two_thousand_bytes(valid, tmp_path):
+    """zipfile would quote them all, and print the rest of the file."""
+    content = bytearray(valid["npz"][1] + bytes(2000))
+    content[26:28] = (2000).to_bytes(2, "little")  # the length of the first member's name
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not a whole .npz file") as error:
+        datasets.load(path, batch_size=2)
+    assert len(str(error.value)) < 600
+
+
 def test_a_line_break_in_a_member(valid, tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(zipped({"line\nline": b""}))

@@ -663,4 +663,5 @@ def _quoted(names, conjunction="and") -> str:
 
 
 def _first_line(error) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # zipfile quotes up to 64 KiB of a damaged file.
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

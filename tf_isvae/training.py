@@ -314,7 +314,7 @@ def newest_checkpoint(run_dir: Path) -> dict | None:
                 arrays = {name: archive[name] for name in archive.files}
             return {**arrays, "progress": json.loads(str(arrays["progress"]))}
         except Exception as error:  # a damaged file may fail anywhere in zipfile, its codecs, NumPy and json
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             print(f"warning: checkpoint {path} is damaged ({reason}); trying the one before.", file=sys.stderr)
     return None
 
