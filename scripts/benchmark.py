@@ -22,6 +22,7 @@ from pathlib import Path
 
 import command_line
 
+IMAGES = 60_000
 PRECISIONS = {"float32": "float32", "mixed_bfloat16": "bfloat16"}
 
 
@@ -92,7 +93,7 @@ def images_per_second(model, arguments: argparse.Namespace) -> float:
             if epoch:  # the first one traces and warms up
                 self.best = min(self.best, time.perf_counter() - self.began)
 
-    images = np.random.default_rng(0).integers(0, 256, (60_000, 28, 28, 1), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, 28, 28, 1), np.uint8)
     epochs = arguments.epochs + 1
     per_epoch = math.ceil(len(images) / arguments.batch_size)
     data = datasets.load(
@@ -189,12 +190,20 @@ def benchmark_export(arguments: argparse.Namespace) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    if arguments.export:
-        return benchmark_export(arguments)
     import keras
 
-    from tf_isvae import estimators, zoo
+    from tf_isvae import checks, estimators, zoo
 
+    for name in arguments.models:
+        zoo.check_name(name)
+    for name in ("batch_size", "steps", "epochs"):
+        checks.integer(f"--{name.replace('_', '-')}", getattr(arguments, name))
+    if arguments.batch_size > IMAGES:
+        raise ValueError(
+            f"--batch-size is {arguments.batch_size}; it must be at most {IMAGES}, the images of an epoch."
+        )
+    if arguments.export:
+        return benchmark_export(arguments)
     print("| model | precision | images/s | ms/step | GFLOP/s | matrix products | fraction | to float32 |")
     print("|---|---|---|---|---|---|---|---|")
     for name in arguments.models:

@@ -48,8 +48,10 @@ def make_estimator(text: str):
         return estimators.Linearized(make_estimator(text.removeprefix("Linearized+")))
     name, _, count = text.partition(":")
     known = {cls.__name__: cls for cls in estimators.Estimator.__subclasses__()}
-    if name not in known or (count and not count.isdigit()):
+    if name not in known or (count and not (count.isascii() and count.isdecimal())):
         raise ValueError(f"no estimator {text!r}; give NAME or NAME:COUNT, with NAME of {', '.join(known)}.")
+    if count and known[name] is estimators.Enumerated:
+        raise ValueError(f"no estimator {text!r}; Enumerated takes no COUNT.")
     return known[name](int(count)) if count else known[name]()
 
 
@@ -188,17 +190,22 @@ def table(results: dict[str, list[dict]]) -> str:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from tf_isvae import files, plotting
+    from tf_isvae import checks, files, plotting
 
+    checks.integer("--seed", arguments.seed, 0)
     if arguments.evaluate_every < 1 or arguments.steps < 1 or arguments.steps % arguments.evaluate_every:
         raise ValueError(
             f"--steps {arguments.steps} and --evaluate-every {arguments.evaluate_every}: give positive numbers, "
             "the first a multiple of the second."
         )
     for text in arguments.estimators:  # a wrong name is refused before hours of the right ones
-        make_estimator(text)
-    make_latent(arguments.categorical)
-    arguments.run_dir.mkdir(parents=True, exist_ok=True)
+        make_estimator(text).check(make_latent(arguments.categorical).prior())
+    try:
+        arguments.run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"--run-dir {arguments.run_dir} cannot be written: {error.strerror}; choose another."
+        ) from None
     comparison = arguments.run_dir / ("comparison" + (f"_{arguments.categorical}" if arguments.categorical else ""))
     results = {}
     for text in arguments.estimators:

@@ -46,6 +46,8 @@ def calibration_images(model, config: dict, arguments: argparse.Namespace):
 def main(arguments: argparse.Namespace) -> None:
     from tf_isvae import export, files
 
+    if hasattr(arguments, "calibration") and "int8" not in arguments.litert:
+        raise ValueError(f"--calibration {arguments.calibration} is for --litert int8 only; add that, or leave it out.")
     path = Path(arguments.source)
     name = path.resolve().name if path.is_dir() else path.stem
     folder = Path(getattr(arguments, "to", Path("exported_models") / name))

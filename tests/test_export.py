@@ -624,34 +624,3 @@ def test_the_script_with_litert(script, run_dir, tmp_path):
     for name in ("out.tflite", "out_int8.tflite"):
         digest = hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest()
         assert card["litert"][name]["sha256"] == digest
-
-
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        ([], ["required: source"]),
-        (["nothing"], ["nothing does not exist", "a run"]),
-        (["RUN", "--litert", "float64"], ["--litert", "float64", "int8"]),
-        (["FILE", "--litert", "int8"], ["--calibration"]),
-        (["FILE", "--litert", "int8", "--calibration", "mnits"], ["mnits", "Did you mean"]),
-        (["FILE", "--to", "notes.txt"], ["notes.txt is a file"]),
-        (["FILE", "--to", "project"], ["README.md", "choose another folder"]),
-        (["FILE", "--format", "onnx"], ["unrecognized arguments"]),
-    ],
-    ids=lambda x: " ".join(x),
-)
-def test_bad_arguments(script, run_dir, tmp_path, arguments, words):
-    (tmp_path / "notes.txt").write_text("kept")
-    (tmp_path / "project").mkdir()
-    (tmp_path / "project" / "README.md").write_text("kept")
-    places = {"RUN": run_dir, "FILE": run_dir / "model.keras"}
-    status, output, errors = script(*(places.get(word, word) for word in arguments))
-    assert (status, output) == (2, "")
-    assert errors.count("\n") == 1 and errors.startswith("export.py: error: ")
-    for word in words:
-        assert word in errors, errors
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
-        "notes.txt",
-        "project",
-        "project/README.md",
-    ]

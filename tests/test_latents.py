@@ -308,23 +308,6 @@ def test_num_codes_is_exact_for_many_bits():
 # --- arguments and serialisation -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, -1, 1.5, True, "3", None], ids=repr)
-@pytest.mark.parametrize(
-    "build, argument",
-    [
-        (BernoulliLatent, "units"),
-        (GaussianLatent, "units"),
-        (CategoricalLatent, "categories"),
-        (lambda size: CategoricalLatent(3, variables=size), "variables"),
-    ],
-    ids=["bernoulli", "gaussian", "categories", "variables"],
-)
-def test_bad_sizes(build, argument, size):
-    with pytest.raises(ValueError) as error:
-        build(size)
-    assert one_line(error, argument, repr(size), "integer of at least 1")
-
-
 def test_serialisation(any_latent):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(any_latent))
     assert type(copy) is type(any_latent) and copy.get_config() == any_latent.get_config()

@@ -211,25 +211,6 @@ def test_a_model_in_bfloat16(images, tmp_path):
 # --- What is refused.
 
 
-@pytest.mark.parametrize(
-    "arguments, word",
-    [
-        ({"quantize": "int4"}, "'int4'; it must be one of None, 'float16', 'int8'"),
-        ({"quantize": "int8"}, "calibration images are needed"),
-        ({"calibration": np.zeros((3, 3, 5, 2))}, "for nothing else"),
-        ({"quantize": "int8", "calibration": np.zeros((3, 4, 5, 2))}, "calibration images have shape"),
-        ({"quantize": "int8", "calibration": np.full((3, 3, 5, 2), 255)}, "divide by 255"),
-        ({"path": "."}, "is a directory"),
-    ],
-    ids=["kind", "no images", "images", "shape", "range", "path"],
-)
-def test_bad_arguments(arguments, word, tmp_path):
-    arguments = {**arguments, "path": tmp_path / arguments.get("path", "m.tflite")}
-    with pytest.raises((ValueError, IsADirectoryError), match=word):
-        export.litert(tiny(BernoulliLatent(2)), **arguments)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_file_that_does_not_work_is_not_kept(tmp_path):
     """Weights that are not finite; the file that is there stays."""
     model = tiny(BernoulliLatent(2))

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -27,7 +24,6 @@ from tf_isvae import (
 )
 
 SHAPE = (2, 2, 1)
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @keras.saving.register_keras_serializable("test_model")
@@ -129,16 +125,6 @@ def exact_terms(model, images):
 def exact_log_likelihood(model, images):
     log_p = log_p_all(model, images)
     return np.log(np.mean(np.exp(log_p), axis=0))
-
-
-def in_fresh_process(code, *arguments):
-    """Runs Python code that imports this package alone; fails with its error output."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
 
 
 # --- one step -------------------------------------------------------------------------------------------------------
@@ -519,20 +505,6 @@ def test_gaussian_model_methods():
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 GOOD = random_images(4)
-NAN = np.where(np.arange(4)[:, None, None, None] == 0, np.nan, GOOD)
-BAD_IMAGES = {  # name -> (images, error, parts of its text)
-    "no channel": (GOOD[..., 0], ValueError, ["(4, 2, 2)", "(n, 2, 2, 1)"]),
-    "other size": (np.zeros((4, 3, 2, 1)), ValueError, ["(4, 3, 2, 1)", "(n, 2, 2, 1)"]),
-    "one image": (GOOD[0], ValueError, ["(2, 2, 1)", "(n, 2, 2, 1)"]),
-    "empty": (GOOD[:0], ValueError, ["(0, 2, 2, 1)", "at least 1"]),
-    "nan": (NAN, ValueError, ["NaN", "[0, 1]"]),
-    "infinite": (GOOD + np.inf, ValueError, ["infinite", "[0, 1]"]),
-    "0 to 255": (np.uint8(255 * GOOD), ValueError, ["from", "[0, 1]", "divide by 255"]),
-    "negative": (GOOD - 0.5, ValueError, ["from -", "[0, 1]"]),
-    "text": (np.full((4, *SHAPE), "a"), TypeError, ["dtype", "numbers in [0, 1]"]),
-    "objects": (np.full((4, *SHAPE), None), TypeError, ["object", "numbers in [0, 1]"]),
-    "complex": (GOOD + 1j, TypeError, ["complex", "numbers in [0, 1]"]),
-}
 
 
 @pytest.fixture(scope="module")
@@ -540,145 +512,8 @@ def ready():
     return compiled()
 
 
-@pytest.mark.parametrize("kind", list(BAD_IMAGES))
-@pytest.mark.parametrize("method", ["encode", "reconstruct", "elbo", "log_likelihood", "fit", "evaluate"])
-def test_bad_images(ready, method, kind):
-    images, error_type, parts = BAD_IMAGES[kind]
-    with pytest.raises(error_type) as error:
-        getattr(ready, method)(images)
-    one_line(error, *parts)
-
-
-@pytest.mark.parametrize("kind", ["no channel", "nan", "0 to 255", "empty"])
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_bad_data_sets(ready, method, kind):
-    """Checked by their first batch. A data set without any batch has none."""
-    images, error_type, _ = BAD_IMAGES[kind]
-    with pytest.raises(error_type) as error:
-        getattr(ready, method)(tf.data.Dataset.from_tensor_slices(images).batch(2), verbose=0)
-    one_line(error, "images")
-
-
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_a_data_set_of_dictionaries(ready, method):
-    """What tfds.load gives without as_supervised."""
-    dataset = tf.data.Dataset.from_tensor_slices({"image": GOOD, "label": np.arange(4)}).batch(2)
-    with pytest.raises((TypeError, ValueError)) as error:
-        getattr(ready, method)(dataset, verbose=0)
-    one_line(error, "image", "dict")
-
-
-def test_bad_validation_data(ready):
-    with pytest.raises(ValueError) as error:
-        fit(ready, GOOD, validation_data=np.uint8(255 * GOOD))
-    one_line(error, "validation images", "[0, 1]")
-
-
-BAD_CODES = {
-    "too large": (np.full((2, 3), 2), ValueError, ["from 2 to 2", "0 to 1"]),
-    "negative": (np.full((2, 3), -1), ValueError, ["from -1 to -1", "0 to 1"]),
-    "one code": (np.zeros(3, int), ValueError, ["(3,)", "(n, 3)"]),
-    "too wide": (np.zeros((2, 4), int), ValueError, ["(2, 4)", "(n, 3)"]),
-    "empty": (np.zeros((0, 3), int), ValueError, ["(0, 3)", "(n, 3)"]),
-    "real": (np.zeros((2, 3)), TypeError, ["float64", "integers from 0 to 1"]),
-    "text": (np.full((2, 3), "a"), TypeError, ["dtype", "integers from 0 to 1"]),
-}
-
-
-@pytest.mark.parametrize("kind", list(BAD_CODES))
-def test_bad_codes(ready, kind):
-    codes, error_type, parts = BAD_CODES[kind]
-    with pytest.raises(error_type) as error:
-        ready.decode(codes)
-    one_line(error, *parts)
-
-
-def test_bad_codes_of_a_gaussian():
-    model = build(GaussianLatent(2))
-    for codes in (np.zeros((2, 3)), np.full((2, 2), np.nan), np.full((2, 2), "a")):
-        with pytest.raises((TypeError, ValueError)) as error:
-            model.decode(codes)
-        one_line(error, "codes")
-
-
-@pytest.mark.parametrize("count", [0, -1, True, 1.5, "3"], ids=repr)
-def test_bad_counts(ready, count):
-    with pytest.raises(ValueError) as error:
-        ready.generate(count)
-    one_line(error, repr(count), "integer of at least 1")
-    with pytest.raises(ValueError) as error:
-        ready.log_likelihood(GOOD, num_samples=count)
-    one_line(error, "num_samples", repr(count), "integer of at least 1")
-
-
-def test_sample_weight_is_refused_for_arrays():
-    with pytest.raises(ValueError, match="sample_weight") as error:
-        fit(compiled(), GOOD, sample_weight=np.ones(4))
-    one_line(error, "leave it out")
-
-
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_sample_weight_is_refused_in_data_sets(method):
-    dataset = tf.data.Dataset.from_tensor_slices((GOOD, np.zeros(4), np.ones(4, np.float32))).batch(2)
-    with pytest.raises(ValueError, match="sample_weight") as error:
-        getattr(compiled(), method)(dataset, verbose=0)
-    one_line(error, "leave it out")
-
-
-def test_fit_without_compile_says_so():
-    with pytest.raises(ValueError, match="compile") as error:
-        fit(build(), GOOD)
-    one_line(error)
-
-
-ENCODER = lambda units: networks.dense_encoder(SHAPE, units, ())  # noqa: E731
 DECODER = lambda units, shape=SHAPE: networks.dense_decoder(units, shape, ())  # noqa: E731
 BITS = lambda: BernoulliLatent(3)  # noqa: E731
-WRONG_PARTS = {
-    "encoder's width": (lambda: (ENCODER(4), BITS(), DECODER(3)), ["encoder's output", "(4,)", "(3,)"]),
-    "decoder's input": (lambda: (ENCODER(3), BITS(), DECODER(4)), ["decoder's input", "(4,)", "(3,)"]),
-    "decoder's output": (
-        lambda: (ENCODER(3), BITS(), DECODER(3, (2, 3, 1))),
-        ["decoder's output", "(2, 3, 1)", "(2, 2, 1)"],
-    ),
-    "gaussian encoder": (lambda: (ENCODER(3), GaussianLatent(3), DECODER(3)), ["encoder's output", "(3,)", "(6,)"]),
-    "unbuilt encoder": (
-        lambda: (keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)]), BITS(), DECODER(3)),
-        ["encoder", "keras.Input"],
-    ),
-    "unbuilt decoder": (
-        lambda: (ENCODER(3), BITS(), keras.Sequential([keras.layers.Dense(4), keras.layers.Reshape(SHAPE)])),
-        ["decoder", "keras.Input"],
-    ),
-    "latent is a number": (lambda: (ENCODER(3), 3, DECODER(3)), ["latent", "3", "BernoulliLatent"]),
-    "latent is a class": (lambda: (ENCODER(3), BernoulliLatent, DECODER(3)), ["latent", "BernoulliLatent"]),
-    "encoder is a layer": (lambda: (keras.layers.Dense(3), BITS(), DECODER(3)), ["encoder", "keras.Model"]),
-    "decoder is a function": (lambda: (ENCODER(3), BITS(), lambda z: z), ["decoder", "keras.Model"]),
-    "flat images": (
-        lambda: (
-            keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]),
-            BITS(),
-            keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)]),
-        ),
-        ["encoder's input", "(None, 4)", "(None, H, W, C)"],
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", list(WRONG_PARTS))
-def test_wrong_parts(kind):
-    parts, words = WRONG_PARTS[kind]
-    with pytest.raises((TypeError, ValueError)) as error:
-        DiscreteVAE(*parts())
-    one_line(error, *words)
-
-
-@pytest.mark.parametrize("part", ["estimator", "likelihood"])
-@pytest.mark.parametrize("value", ["bernoulli", 3], ids=repr)
-def test_wrong_estimator_or_likelihood(part, value):
-    with pytest.raises((TypeError, ValueError)) as error:
-        build(**{part: value})
-    one_line(error, part, repr(value))
 
 
 @pytest.mark.parametrize("kind", ["subclass", "two inputs"])
@@ -802,6 +637,13 @@ def test_stop_on_non_finite_loss(bad_batch):
 
 # --- saving ---------------------------------------------------------------------------------------------------------
 
+DEVICES = """
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+"""
+
+# With this package alone, before anything of the tests is imported.
 LOAD_AND_CONTINUE = """
 import sys, keras, numpy as np, tf_isvae
 directory = sys.argv[1]
@@ -819,16 +661,24 @@ np.savez(directory + "/results.npz", **results)
 """
 
 
-def test_keras_file_in_a_fresh_process(tmp_path):
-    """Weights, optimizer state and noise: the loaded model goes on as the saved one would."""
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory, fresh_python):
+    """What another process did: (a model, images, what it gave from the model's file, the results of two replicas)."""
+    folder = tmp_path_factory.mktemp("elsewhere")
     model, images = build(BernoulliLatent(20), estimator=estimators.ImportanceSampling(2)), random_images(10)
     model.compile(keras.optimizers.Adam(0.01))
     fit(model, images, epochs=2)
-    model.save(tmp_path / "m.keras")
-    np.save(tmp_path / "images.npy", images)
-    in_fresh_process(LOAD_AND_CONTINUE, tmp_path)
-    results = np.load(tmp_path / "results.npz")
+    model.save(folder / "m.keras")
+    np.save(folder / "images.npy", images)
+    code = DEVICES + LOAD_AND_CONTINUE + TWO_REPLICAS  # in one process: importing TensorFlow takes its time
+    done = fresh_python("-c", code, folder, Path(__file__).parent, environment={"CUDA_VISIBLE_DEVICES": "-1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return model, images, np.load(folder / "results.npz"), json.loads(done.stdout.split("RESULTS")[1])
 
+
+def test_keras_file_in_a_fresh_process(elsewhere):
+    """Weights, optimizer state and noise: the loaded model goes on as the saved one would."""
+    model, images, results, _ = elsewhere
     assert results["iterations"] == model.optimizer.iterations.numpy() == 6
     moments = np.concatenate([v.numpy().ravel() for v in model.optimizer.variables[2:]])
     assert np.abs(moments).max() > 0
@@ -890,12 +740,8 @@ DISTRIBUTED = {  # images, batch size, a regulariser
 }
 
 TWO_REPLICAS = """
-import contextlib, json, sys
-import tensorflow as tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-import keras, numpy as np
-sys.path.insert(0, sys.argv[1])
+import contextlib, json
+sys.path.insert(0, sys.argv[2])
 import test_model
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 assert strategy.num_replicas_in_sync == 2
@@ -954,9 +800,8 @@ print("RESULTS" + json.dumps(results))
 
 
 @pytest.fixture(scope="module")
-def two_replicas():
-    output = in_fresh_process(TWO_REPLICAS, Path(__file__).parent)
-    return json.loads(output.split("RESULTS")[1])
+def two_replicas(elsewhere):
+    return elsewhere[3]
 
 
 @pytest.mark.parametrize("case", list(DISTRIBUTED))

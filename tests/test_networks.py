@@ -118,25 +118,6 @@ def test_hidden_layers_are_a_parameter():
     assert decoder.count_params() == dense(3, 4)
 
 
-@pytest.mark.parametrize(
-    "shape", [(28, 28), (28, 28, 0), (-1, 28, 1), (28, 28, 1.0), (None, 28, 1), (2, 2, 2, 2), 28, None], ids=repr
-)
-@pytest.mark.parametrize("name", list(BUILDERS))
-def test_bad_image_shapes(name, shape):
-    with pytest.raises(ValueError, match="image_shape") as error:
-        BUILDERS[name](shape)
-    message = str(error.value)
-    assert "\n" not in message and str(shape) in message and "three positive integers" in message
-
-
-@pytest.mark.parametrize("units", [0, -1])
-@pytest.mark.parametrize("name", list(BUILDERS))
-def test_bad_units(name, units):
-    with pytest.raises(ValueError, match="units") as error:
-        BUILDERS[name](MNIST, units)
-    assert "\n" not in str(error.value) and str(units) in str(error.value)
-
-
 @pytest.mark.parametrize("name", list(BUILDERS))
 def test_plain_keras_round_trip(name, tmp_path):
     network = BUILDERS[name]((5, 7, 3))

@@ -80,35 +80,6 @@ def test_set_random_seed_fixes_the_initial_weights():
     assert np.any(weights(1) != weights(2))
 
 
-@pytest.mark.parametrize(
-    "name, near", [("fc_bvea", "fc_bvae"), ("cnn-cvae", "cnn_cvae"), ("FC_BVAE", None), ("", None)]
-)
-def test_unknown_name(name, near):
-    with pytest.raises(ValueError) as error:
-        zoo.build(name)
-    message = str(error.value)
-    assert "\n" not in message and repr(name) in message
-    assert all(known in message for known in NAMES)
-    if near:
-        assert f"Did you mean {near!r}?" in message
-
-
-@pytest.mark.parametrize("latent_dim", [0, -3, 2.5, True])
-@pytest.mark.parametrize("name", NAMES)
-def test_bad_latent_dim(name, latent_dim):
-    with pytest.raises(ValueError) as error:
-        zoo.build(name, latent_dim=latent_dim)
-    message = str(error.value)
-    assert "\n" not in message and repr(latent_dim) in message and "integer of at least 1" in message
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_bad_image_shape(name):
-    with pytest.raises(ValueError, match="image_shape") as error:
-        zoo.build(name, image_shape=(28, 28))
-    assert "\n" not in str(error.value) and "(28, 28)" in str(error.value)
-
-
 # --- Trained models.
 
 

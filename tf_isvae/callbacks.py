@@ -6,7 +6,7 @@ import math
 
 import keras
 
-from tf_isvae import evaluation
+from tf_isvae import checks, evaluation
 
 
 class KLAnnealing(keras.callbacks.Callback):
@@ -23,11 +23,8 @@ class KLAnnealing(keras.callbacks.Callback):
 
     def __init__(self, start: float, epochs: float):
         super().__init__()
-        for name, value in (("start", start), ("epochs", epochs)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ValueError(f"KLAnnealing: {name} is {value!r}; it must be a positive number.")
-        self.start = start
-        self.epochs = epochs
+        self.start = checks.positive("KLAnnealing: start", start)
+        self.epochs = checks.positive("KLAnnealing: epochs", epochs)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.kl_weight.assign(self.start ** max(0.0, 1.0 - epoch / self.epochs))
@@ -49,10 +46,8 @@ class GradientVariance(keras.callbacks.Callback):
 
     def __init__(self, images, draws: int = 20):
         super().__init__()
-        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 2:
-            raise ValueError(f"GradientVariance: draws is {draws!r}; a variance needs an integer of at least 2.")
         self.images = images
-        self.draws = draws
+        self.draws = checks.integer("GradientVariance: draws", draws, 2)
 
     def on_train_begin(self, logs=None):
         self.variance = evaluation.gradient_variance_function(self.model, self.images)

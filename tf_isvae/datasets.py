@@ -21,7 +21,6 @@ import tempfile
 import urllib.parse
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -144,6 +143,9 @@ def load(
         raise ValueError(f'binarize={binarize!r}: give "static", "dynamic" or None')
     if not isinstance(split, str):
         raise TypeError(f'split={split!r}: give the name of a split, such as "train" or "test"')
+
+    if not isinstance(data_dir, (str, os.PathLike, type(None))):
+        raise TypeError(f"data_dir={data_dir!r}: give the path of a folder, or None")
 
     if isinstance(source, str) and source == "digits":
         size = size or (28, 28)
@@ -438,32 +440,43 @@ def _arrays(name, images, labels) -> _Arrays:
 
 
 def _npz(path, split) -> _Arrays:
-    try:
-        if not zipfile.is_zipfile(path):
-            raise zipfile.BadZipFile("it is not a zip archive, or only a part of one")
-        with np.load(path, allow_pickle=False) as file:
+    with contextlib.ExitStack() as stack:
+        with _reading(path):
+            if not zipfile.is_zipfile(path):
+                raise zipfile.BadZipFile("it is not a zip archive, or only a part of one")
+            file = stack.enter_context(np.load(path, allow_pickle=False))
             keys = set(file.files)
-            splits = sorted(key[2:] for key in keys if key.startswith("x_"))
-            others = keys - {"labels", "y_train"}
-            if splits:
-                _check_split(path, split, splits)
-                image_key, label_key = f"x_{split}", f"y_{split}"
-            elif "images" in keys or len(others) == 1:
-                _check_split(path, split, ["train"])
-                image_key = "images" if "images" in keys else others.pop()
-                label_key = "labels" if "labels" in keys else "y_train"
-            else:
-                raise ValueError(
-                    f"{path} holds the arrays {_quoted(sorted(keys))}: name them images (and labels), "
-                    "or x_train and x_test (and y_train and y_test)"
-                )
+        splits = sorted(key[2:] for key in keys if key.startswith("x_"))
+        others = keys - {"labels", "y_train"}
+        if splits:
+            _check_split(path, split, splits)
+            image_key, label_key = f"x_{split}", f"y_{split}"
+        elif "images" in keys or len(others) == 1:
+            _check_split(path, split, ["train"])
+            image_key = "images" if "images" in keys else others.pop()
+            label_key = "labels" if "labels" in keys else "y_train"
+        else:
+            raise ValueError(
+                f"{path} holds the arrays {_quoted(sorted(keys))}: name them images (and labels), "
+                "or x_train and x_test (and y_train and y_test)"
+            )
+        with _reading(path):
             images = file[image_key]
             labels = file[label_key] if label_key in keys else None
+    for key, array in ((image_key, images), (label_key, labels)):
+        if not isinstance(array, (np.ndarray, type(None))):  # of a member that is no .npy file, its bytes
+            raise ValueError(f"{path} holds {key!r}, which is no NumPy array: write the file with numpy.savez")
+    return _arrays(f"{image_key} in {path}", images, labels)
+
+
+@contextlib.contextmanager
+def _reading(path):
+    try:
+        yield
     except PermissionError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except Exception as error:  # a damaged file may fail anywhere in zipfile, its codecs and NumPy
         raise ValueError(f"{path} is not a whole .npz file: {_first_line(error)}") from error
-    return _arrays(f"{image_key} in {path}", images, labels)
 
 
 def _folder(path, split, size, channels) -> _Encoded:
@@ -664,7 +677,10 @@ def _image_size(value) -> tuple[int, int] | None:
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"image_size={value!r}: give (H, W), or one integer for both")
-    return tuple(_integer("image_size", side, 1) for side in pair)
+    size = tuple(_integer("image_size", side, 1) for side in pair)
+    if max(size) >= 2**31:
+        raise ValueError(f"image_size={value!r}: give integers below 2^31")
+    return size
 
 
 def _shard(value) -> tuple[int, int]:
@@ -687,4 +703,5 @@ def _quoted(names, conjunction="and") -> str:
 
 
 def _first_line(error) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # zipfile quotes up to 64 KiB of a damaged file.
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

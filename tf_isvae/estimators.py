@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_isvae import latents
+from tf_isvae import checks, latents
 
 tfd = tfp.distributions
 
@@ -42,18 +42,15 @@ class Estimator:
     def __call__(self, posterior: tfd.Distribution, log_likelihood: LogLikelihood, seed=None) -> Estimate:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(posterior, log_likelihood, seed).")
 
+    def check(self, posterior: tfd.Distribution) -> None:
+        """Raises TypeError or ValueError where the estimator does not take posteriors of this kind."""
+
     def get_config(self) -> dict:
         return {}
 
     @classmethod
     def from_config(cls, config: dict):
         return cls(**config)
-
-
-def _check_count(estimator: str, argument: str, value: int, minimum: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
-        raise ValueError(f"{estimator}: {argument} is {value!r}; it must be an integer of at least {minimum}.")
-    return int(value)
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
@@ -74,7 +71,9 @@ class ImportanceSampling(Estimator):
     """
 
     def __init__(self, num_samples: int = 1, proposal: Callable[[tfd.Distribution], tfd.Distribution] | None = None):
-        self.num_samples = _check_count("ImportanceSampling", "num_samples", num_samples)
+        self.num_samples = checks.integer("ImportanceSampling: num_samples", num_samples)
+        if proposal is not None and not callable(proposal):
+            raise TypeError(f"proposal is {proposal!r}; it must be a function from the posterior to a distribution.")
         self.proposal = proposal
 
     def __call__(self, posterior: tfd.Distribution, log_likelihood: LogLikelihood, seed=None) -> Estimate:
@@ -120,7 +119,7 @@ class LeaveOneOut(Estimator):
     """
 
     def __init__(self, num_samples: int = 2):
-        self.num_samples = _check_count("LeaveOneOut", "num_samples", num_samples, minimum=2)
+        self.num_samples = checks.integer("LeaveOneOut: num_samples", num_samples, minimum=2)
 
     def __call__(self, posterior, log_likelihood, seed=None):
         z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
@@ -148,7 +147,7 @@ class ARMS(Estimator):
     """
 
     def __init__(self, num_samples: int = 4):
-        self.num_samples = _check_count("ARMS", "num_samples", num_samples, minimum=2)
+        self.num_samples = checks.integer("ARMS: num_samples", num_samples, minimum=2)
 
     def __call__(self, posterior, log_likelihood, seed=None):
         logits = _need_bernoulli(type(self).__name__, posterior)
@@ -159,6 +158,9 @@ class ARMS(Estimator):
         score = tf.reduce_sum(gradient * logits, axis=-1)
         value = tf.reduce_mean(f, axis=0)
         return Estimate(value=value, surrogate=value + score)
+
+    def check(self, posterior):
+        _need_bernoulli("ARMS", posterior)
 
     def _samples(self, logits: tf.Tensor, seed) -> tuple[tf.Tensor, tf.Tensor]:
         """z (M, batch, units), and 1 / (1 - rho) (batch, units)."""
@@ -192,7 +194,7 @@ class DisARM(Estimator):
     """
 
     def __init__(self, num_pairs: int = 1):
-        self.num_pairs = _check_count("DisARM", "num_pairs", num_pairs)
+        self.num_pairs = checks.integer("DisARM: num_pairs", num_pairs)
 
     def __call__(self, posterior, log_likelihood, seed=None):
         logits = _need_bernoulli("DisARM", posterior)
@@ -206,6 +208,9 @@ class DisARM(Estimator):
         gradient = tf.reduce_mean(0.5 * difference * (z - antithetic), axis=0) * weight
         value = tf.reduce_mean(f, axis=0)
         return Estimate(value=value, surrogate=value + tf.reduce_sum(gradient * logits, axis=-1))
+
+    def check(self, posterior):
+        _need_bernoulli("DisARM", posterior)
 
     def get_config(self):
         return {"num_pairs": self.num_pairs}
@@ -229,6 +234,9 @@ class Enumerated(Estimator):
         f = log_likelihood(z)
         expectation = tf.reduce_sum(tf.exp(posterior.log_prob(z)) * f, axis=0)
         return Estimate(value=expectation, surrogate=expectation)
+
+    def check(self, posterior):
+        self._all_z(posterior)
 
     def _all_z(self, posterior) -> tf.Tensor:
         """Every z once: (codes, units)."""
@@ -260,13 +268,19 @@ class Reparameterized(Estimator):
     """
 
     def __init__(self, num_samples: int = 1):
-        self.num_samples = _check_count("Reparameterized", "num_samples", num_samples)
+        self.num_samples = checks.integer("Reparameterized: num_samples", num_samples)
 
     def __call__(self, posterior, log_likelihood, seed=None):
-        if posterior.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
-            raise TypeError("Reparameterized needs a GaussianLatent: discrete samples cannot be reparameterised.")
+        self.check(posterior)
         estimate = tf.reduce_mean(log_likelihood(posterior.sample(self.num_samples, seed=seed)), axis=0)
         return Estimate(value=estimate, surrogate=estimate)
+
+    def check(self, posterior):
+        if posterior.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
+            raise TypeError(
+                f"Reparameterized needs a GaussianLatent; the posterior is {type(posterior).__name__}, "
+                "whose discrete samples cannot be reparameterised."
+            )
 
     def get_config(self):
         return {"num_samples": self.num_samples}
@@ -302,13 +316,16 @@ class StraightThrough(Estimator):
     """
 
     def __init__(self, num_samples: int = 1):
-        self.num_samples = _check_count("StraightThrough", "num_samples", num_samples)
+        self.num_samples = checks.integer("StraightThrough: num_samples", num_samples)
 
     def __call__(self, posterior, log_likelihood, seed=None):
         logits, to_z = _relaxation("StraightThrough", posterior)
         z = posterior.sample(self.num_samples, seed=seed)
         estimate = tf.reduce_mean(log_likelihood(_with_gradient_of(z, to_z(tf.nn.softmax(logits)))), axis=0)
         return Estimate(value=estimate, surrogate=estimate)
+
+    def check(self, posterior):
+        _relaxation("StraightThrough", posterior)
 
     def get_config(self):
         return {"num_samples": self.num_samples}
@@ -324,7 +341,7 @@ class ReinMax(Estimator):
     """
 
     def __init__(self, num_samples: int = 1):
-        self.num_samples = _check_count("ReinMax", "num_samples", num_samples)
+        self.num_samples = checks.integer("ReinMax: num_samples", num_samples)
 
     def __call__(self, posterior, log_likelihood, seed=None):
         logits, to_z = _relaxation("ReinMax", posterior)
@@ -339,6 +356,9 @@ class ReinMax(Estimator):
         proxy = 2 * tf.nn.softmax(middle) - 0.5 * p
         estimate = tf.reduce_mean(log_likelihood(_with_gradient_of(z, to_z(proxy))), axis=0)
         return Estimate(value=estimate, surrogate=estimate)
+
+    def check(self, posterior):
+        _relaxation("ReinMax", posterior)
 
     def get_config(self):
         return {"num_samples": self.num_samples}
@@ -372,6 +392,10 @@ class Linearized(Estimator):
         rest = self.estimator(posterior, lambda z: log_likelihood(z) - tf.reduce_sum(g * (z - at), axis=-1), seed)
         # In the mean over z the tangent adds nothing to the value.
         return Estimate(value=rest.value, surrogate=rest.surrogate + tf.reduce_sum(g * mean, axis=-1))
+
+    def check(self, posterior):
+        _relaxation("Linearized", posterior)
+        self.estimator.check(posterior)
 
     def get_config(self):
         return {"estimator": keras.saving.serialize_keras_object(self.estimator)}

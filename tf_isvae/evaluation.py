@@ -9,8 +9,8 @@ import scipy.optimize
 import scipy.stats
 import tensorflow as tf
 
-from tf_isvae import estimators
-from tf_isvae.model import DiscreteVAE, check_images
+from tf_isvae import checks, estimators
+from tf_isvae.model import DiscreteVAE, check_estimator, check_images, check_model
 
 
 def _gradient_function(model, images, estimator):
@@ -18,6 +18,7 @@ def _gradient_function(model, images, estimator):
 
     The gradient is that of the mean over `images`, by the encoder's weights.
     """
+    check_estimator(estimator, model.latent)
     weights = model.encoder.trainable_variables
     images = tf.constant(check_images(images, model.image_shape))
 
@@ -41,11 +42,6 @@ def _draw(gradient, draws: int, seed: int) -> Iterator[np.ndarray]:
         yield gradient(tf.random.experimental.stateless_fold_in((seed, 0), i)).numpy().astype(np.float64)
 
 
-def _check_draws(function: str, draws: int) -> None:
-    if isinstance(draws, bool) or not isinstance(draws, (int, np.integer)) or draws < 2:
-        raise ValueError(f"{function}: draws is {draws!r}; a variance needs an integer of at least 2.")
-
-
 def gradient_variance(model: DiscreteVAE, images, draws: int = 100, estimator=None, seed: int = 0) -> float:
     """The variance of the estimated gradient (paper, figures 6 and 12), in nats squared per encoder parameter.
 
@@ -56,12 +52,14 @@ def gradient_variance(model: DiscreteVAE, images, draws: int = 100, estimator=No
         images: one batch (n, H, W, C) in [0, 1]; the variance falls as 1/n.
         estimator: the one to measure; default the model's own.
     """
-    _check_draws("gradient_variance", draws)
+    draws = checks.integer("gradient_variance: draws", draws, 2)
+    seed = checks.integer("seed", seed, None)
     return gradient_variance_function(model, images, estimator)(draws, seed)
 
 
 def gradient_variance_function(model: DiscreteVAE, images, estimator=None) -> Callable[[int, int], float]:
     """A function of (draws, seed): `gradient_variance` as the model then is, to be called again as training goes on."""
+    check_model(model)
     gradient = _gradient_function(model, images, estimator or model.estimator)
 
     def variance(draws: int, seed: int) -> float:
@@ -94,7 +92,9 @@ def estimator_bias(
         largest_z: the largest |z| of the nine.
         p_value: the probability of a larger one without bias, by Bonferroni's bound. Below 1e-4: biased.
     """
-    _check_draws("estimator_bias", draws)
+    check_model(model)
+    draws = checks.integer("estimator_bias: draws", draws, 2)
+    seed = checks.integer("seed", seed, None)
     reference = reference or estimators.Enumerated()
     exact = isinstance(reference, estimators.Enumerated)
     # Another seed, so that the two means are independent.
@@ -131,6 +131,7 @@ def code_statistics(model: DiscreteVAE, images) -> dict:
             share of ones. Not for Gaussian latents.
         perplexity: Categorical: (variables,), exp of the entropy of `usage`: how many categories are in use.
     """
+    check_model(model)
     batches = images if isinstance(images, tf.data.Dataset) else [images]
     latent, codes, means, kls = model.latent, [], [], []
     for batch in batches:
@@ -142,6 +143,8 @@ def code_statistics(model: DiscreteVAE, images) -> dict:
         codes.append(latent.codes(logits).numpy())
         means.append(q.mean().numpy())
         kls.append(latent.kl_per_unit(q).numpy())
+    if not codes:
+        raise ValueError("images come as a data set without any batch; it must have at least 1.")
     codes, means = np.concatenate(codes), np.concatenate(means).astype(np.float64)
     statistics = {
         "active_units": int((means.var(axis=0) > 0.01).sum()),
@@ -172,8 +175,13 @@ def clustering(codes, labels) -> dict[str, float]:
     """
     from sklearn import metrics  # here, because it takes a second to import
 
-    labels = np.asarray(labels)
-    clusters = np.unique(np.asarray(codes).reshape(len(labels), -1), axis=0, return_inverse=True)[1].ravel()
+    codes, labels = np.asarray(codes), np.asarray(labels)
+    if labels.ndim != 1 or codes.shape[:1] != labels.shape or not len(labels):
+        raise ValueError(
+            f"codes and labels have shapes {codes.shape} and {labels.shape}; "
+            "they must be (n,) or (n, units), and (n,): one label for each code, n at least 1."
+        )
+    clusters = np.unique(codes.reshape(len(labels), -1), axis=0, return_inverse=True)[1].ravel()
     table = metrics.cluster.contingency_matrix(labels, clusters)
     rows, columns = scipy.optimize.linear_sum_assignment(table, maximize=True)
     return {
@@ -185,6 +193,17 @@ def clustering(codes, labels) -> dict[str, float]:
     }
 
 
+def _check_bits(names: str, codes, labels) -> tuple[np.ndarray, np.ndarray]:
+    codes, labels = np.asarray(codes), np.asarray(labels)
+    if codes.ndim != 2 or labels.shape != codes.shape[:1] or not codes.size:
+        raise ValueError(
+            f"{names} have shapes {codes.shape} and {labels.shape}; they must be (n, bits) and (n,), n at least 1."
+        )
+    if not np.isin(codes, (0, 1)).all():
+        raise ValueError(f"{names}: codes have values from {codes.min()} to {codes.max()}; bits are 0 and 1.")
+    return codes.astype(np.float32), labels
+
+
 def retrieval(codes, labels, query_codes, query_labels, top: int = 100) -> float:
     """Mean average precision of Hamming-distance retrieval: the share of same-label images among the `top` nearest.
 
@@ -193,8 +212,11 @@ def retrieval(codes, labels, query_codes, query_labels, top: int = 100) -> float
 
     Ties in distance are kept in the order of the data base.
     """
-    codes, query_codes = np.float32(codes), np.float32(query_codes)
-    labels, query_labels = np.asarray(labels), np.asarray(query_labels)
+    top = checks.integer("retrieval: top", top)
+    codes, labels = _check_bits("codes and labels", codes, labels)
+    query_codes, query_labels = _check_bits("query_codes and query_labels", query_codes, query_labels)
+    if query_codes.shape[1] != codes.shape[1]:
+        raise ValueError(f"query_codes have shape {query_codes.shape}; they must have {codes.shape[1]} bits, as codes.")
     precisions = []
     for begin in range(0, len(query_codes), 256):
         query = query_codes[begin : begin + 256]

@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_isvae import checks
+
 tfd = tfp.distributions
 tfb = tfp.bijectors
 
@@ -67,12 +69,6 @@ def stop_gradient(q: tfd.Distribution) -> tfd.Distribution:
 def enumerate_codes(values: int, width: int) -> np.ndarray:
     """Every code once, int32 (values^width, width), in lexicographic order."""
     return np.array(list(itertools.product(range(values), repeat=width)), np.int32).reshape(values**width, width)
-
-
-def _check_size(layer: str, argument: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{layer}: {argument} is {value!r}; it must be an integer of at least 1.")
-    return int(value)
 
 
 class Latent(keras.layers.Layer):
@@ -162,7 +158,7 @@ class BernoulliLatent(Latent):
     """
 
     def __init__(self, units: int, **kwargs):
-        units = _check_size("BernoulliLatent", "units", units)
+        units = checks.integer("BernoulliLatent: units", units)
         super().__init__(units=units, encoder_units=units, code_units=units, **kwargs)
 
     def posterior(self, logits):
@@ -191,9 +187,9 @@ class CategoricalLatent(Latent):
     """
 
     def __init__(self, categories: int, variables: int = 1, **kwargs):
-        self.categories = _check_size("CategoricalLatent", "categories", categories)
+        self.categories = checks.integer("CategoricalLatent: categories", categories)
         # Not `variables`: a Keras layer's weights go by that name.
-        self.num_variables = _check_size("CategoricalLatent", "variables", variables)
+        self.num_variables = checks.integer("CategoricalLatent: variables", variables)
         units = self.categories * self.num_variables
         super().__init__(units=units, encoder_units=units, code_units=self.num_variables, **kwargs)
 
@@ -230,7 +226,7 @@ class GaussianLatent(Latent):
     code_dtype = "float32"
 
     def __init__(self, units: int, **kwargs):
-        units = _check_size("GaussianLatent", "units", units)
+        units = checks.integer("GaussianLatent: units", units)
         super().__init__(units=units, encoder_units=2 * units, code_units=units, **kwargs)
 
     def posterior(self, logits):

@@ -13,6 +13,8 @@ import math
 import keras
 import tensorflow as tf
 
+from tf_isvae import checks
+
 
 def _flatten(images: tf.Tensor) -> tf.Tensor:
     """(..., H, W, C) to (..., pixels), float32."""
@@ -63,9 +65,7 @@ class Gaussian(Likelihood):
     """
 
     def __init__(self, scale: float = 1.0):
-        if not (isinstance(scale, (int, float)) and 0 < scale < math.inf):
-            raise ValueError(f"Gaussian: scale is {scale!r}; it must be a positive number.")
-        self.scale = float(scale)
+        self.scale = checks.positive("Gaussian: scale", scale)
 
     def _log_prob(self, squared_distance: tf.Tensor, pixels: int) -> tf.Tensor:
         return -0.5 * squared_distance / self.scale**2 - pixels * math.log(self.scale * math.sqrt(2 * math.pi))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import os
 import random
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import estimators, likelihoods
+from tf_isvae import checks, estimators, likelihoods
 from tf_isvae.latents import Latent
 
 # Rows that encode, decode and the like work on at a time, which bounds their memory.
@@ -26,8 +26,10 @@ def check_images(images, image_shape: tuple[int, int, int], name: str = "images"
     Raises:
         TypeError: not numbers. ValueError: a wrong shape, no images, NaN, or values outside [0, 1].
     """
-    images = np.asarray(images)
     expected = f"(n, {', '.join(map(str, image_shape))})"
+    if isinstance(images, tf.data.Dataset):
+        raise TypeError(f"{name} come as a data set; give an array of shape {expected}, one of its batches say.")
+    images = _array(images, name, expected)
     is_real = np.issubdtype(images.dtype, np.number) and not np.issubdtype(images.dtype, np.complexfloating)
     if not (is_real or images.dtype in (np.bool_, tf.bfloat16.as_numpy_dtype)):
         raise TypeError(f"{name} have dtype {images.dtype}; they must be numbers in [0, 1] of shape {expected}.")
@@ -44,6 +46,20 @@ def check_images(images, image_shape: tuple[int, int, int], name: str = "images"
         hint = "divide by 255" if high > 1 and high <= 255 and low >= 0 else "rescale them"
         raise ValueError(f"{name} have values from {low:g} to {high:g}; they must lie in [0, 1]: {hint}.")
     return images
+
+
+def check_model(model) -> None:
+    """Raises TypeError where it is no DiscreteVAE."""
+    if not isinstance(model, DiscreteVAE):
+        raise TypeError(f"model is {model!r}; it must be a DiscreteVAE.")
+
+
+def check_estimator(estimator, latent: Latent) -> None:
+    """Raises TypeError or ValueError where it is no estimator, or one that does not take this latent."""
+    if isinstance(estimator, type) or not callable(estimator):
+        raise TypeError(f"estimator is {estimator!r}; it must be an object of tf_isvae.estimators.")
+    if isinstance(estimator, estimators.Estimator):
+        estimator.check(latent.prior())
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
@@ -90,11 +106,10 @@ class DiscreteVAE(keras.Model):
         self.decoder = decoder
         self.estimator = estimators.ImportanceSampling() if estimator is None else estimator
         self.likelihood = likelihoods.Bernoulli() if likelihood is None else likelihood
-        if not callable(self.estimator):
-            raise TypeError(f"estimator is {estimator!r}; it must be an object of tf_isvae.estimators.")
+        check_estimator(self.estimator, latent)
         if not isinstance(self.likelihood, likelihoods.Likelihood):
             raise TypeError(f"likelihood is {likelihood!r}; it must be an object of tf_isvae.likelihoods.")
-        self.seed = random.randint(0, 2**31 - 1) if seed is None else operator.index(seed)
+        self.seed = random.randint(0, 2**31 - 1) if seed is None else checks.integer("seed", seed, None)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.image_shape = tuple(encoder.input_shape[1:])
         # The weight of the KL term in training. A variable, so that a callback may change it; the logs ignore it.
@@ -186,8 +201,12 @@ class DiscreteVAE(keras.Model):
 
         Labels are ignored. Arrays are checked whole, data sets by their first batch, before training starts.
         """
+        self._check_given(x)
         self._check_first(x)
         self._check_first(kwargs.get("validation_data"), "validation images")
+        for name in ("batch_size", "epochs"):
+            if kwargs.get(name) is not None:
+                checks.integer(name, kwargs[name])
         if kwargs.get("sample_weight") is not None or kwargs.get("class_weight") is not None:
             raise ValueError(NO_WEIGHTS)
         if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
@@ -197,6 +216,7 @@ class DiscreteVAE(keras.Model):
     def evaluate(self, x=None, *args, **kwargs):
         """keras.Model.evaluate on images or a tf.data.Dataset of batches: loss (= -ELBO), log_likelihood, kl (nats)."""
         if not kwargs.get("_use_cached_eval_dataset"):  # Keras's own validation inside fit, already checked
+            self._check_given(x)
             self._check_first(x)
         return super().evaluate(x, *args, **kwargs)
 
@@ -209,13 +229,17 @@ class DiscreteVAE(keras.Model):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
+    def _check_given(self, x) -> None:
+        if x is None or isinstance(x, (str, os.PathLike)):
+            raise TypeError(f"images are {x!r}; give an array, or a data set of batches in [0, 1]: datasets.load(...).")
+
     def _check_first(self, x, name: str = "images") -> None:
         if isinstance(x, tf.data.Dataset):
             x = next(iter(x.take(1)), None)
             if x is None:
                 raise ValueError(f"{name} come as a data set without any batch; it must have at least 1.")
-        if isinstance(x, (tuple, list)) and x:
-            x = x[0]
+        if isinstance(x, (tuple, list)):  # (images, labels)
+            x = x[0] if len(x) and not isinstance(x[0], (tuple, list, int, float)) else _array(x, name, "(n, H, W, C)")
         if isinstance(x, dict):
             raise TypeError(
                 f"{name} come as a dict of {', '.join(map(str, x))}; give images, or a data set of them or of "
@@ -247,8 +271,7 @@ class DiscreteVAE(keras.Model):
 
     def generate(self, n: int, seed: int | None = None) -> np.ndarray:
         """Mean images of n samples of the prior p(z): (n, H, W, C) in [0, 1]. `seed` fixes the samples."""
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-            raise ValueError(f"generate: n is {n!r}; it must be an integer of at least 1.")
+        n = checks.integer("generate: n", n)
         z = self.latent.prior().sample(n, seed=self._fresh_seed(seed))[:, 0]
         return self.decode(self.latent.to_codes(z).numpy())
 
@@ -264,12 +287,13 @@ class DiscreteVAE(keras.Model):
         (Burda, Grosse & Salakhutdinov 2016), which never lies above ln p(x) in the mean and grows with K.
         """
         images = check_images(images, self.image_shape)
-        if isinstance(num_samples, bool) or not isinstance(num_samples, (int, np.integer)) or num_samples < 1:
-            raise ValueError(f"log_likelihood: num_samples is {num_samples!r}; it must be an integer of at least 1.")
+        num_samples = checks.integer("log_likelihood: num_samples", num_samples)
+        if seed is not None:
+            seed = checks.integer("seed", seed, None)
         if self.latent.num_codes is not None and self.latent.num_codes <= MAX_ENUMERATED_CODES:
             return self._in_chunks(self._exact_log_likelihood, images)
         # A chunk of images and of samples at a time: at most about CHUNK decoded images in memory.
-        samples = min(int(num_samples), CHUNK)
+        samples = min(num_samples, CHUNK)
         sizes = [samples] * (num_samples // samples)
         if num_samples % samples:
             sizes.append(num_samples % samples)
@@ -331,17 +355,18 @@ class DiscreteVAE(keras.Model):
         """A stateless seed, int32 (2,): from the integer, or the next one of the model's own generator."""
         if seed is None:
             return tf.cast(self.seed_generator.next(), tf.int32)
-        return _stateless(int(seed))
+        return _stateless(checks.integer("seed", seed, None))
 
     def _check_codes(self, codes) -> np.ndarray:
-        codes = np.asarray(codes)
+        codes = _array(codes, "codes", f"(n, {self.latent.code_units})")
         width, values = self.latent.code_units, self.latent.code_values
         if codes.ndim != 2 or codes.shape[1] != width or not len(codes):
             raise ValueError(
                 f"codes have shape {codes.shape}; this model takes (n, {width}), as encode(images) gives them."
             )
         if values is None:
-            if not np.issubdtype(codes.dtype, np.number) or not np.isfinite(codes).all():
+            is_real = np.issubdtype(codes.dtype, np.floating) or np.issubdtype(codes.dtype, np.integer)
+            if not is_real or not np.isfinite(codes).all():
                 raise ValueError(
                     f"codes of dtype {codes.dtype} are not all finite numbers; this model takes real ones."
                 )
@@ -374,6 +399,16 @@ class DiscreteVAE(keras.Model):
                 for key, value in config.items()
             }
         )
+
+
+def _array(values, name: str, expected: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError:
+        kind = type(values).__name__
+        raise ValueError(
+            f"{name} come as a {kind} of parts of different lengths; this model takes an array {expected}."
+        ) from None
 
 
 def _stateless(seed: int) -> tf.Tensor:

@@ -13,24 +13,27 @@ import keras
 import numpy as np
 from keras import layers
 
+from tf_isvae import checks
+
 STRIDES = 2
 FILTERS = (32, 64, 64, 128)
 
 
-def _check_sizes(image_shape: Sequence[int], units: int) -> tuple[int, int, int]:
-    """The image shape as a tuple, where all sizes are positive integers; ValueError otherwise."""
-    shape = tuple(image_shape) if isinstance(image_shape, Sequence) else ()
-    if len(shape) != 3 or not all(_is_size(n) for n in shape):
+def _check_sizes(image_shape: Sequence[int], units: int) -> tuple[tuple[int, int, int], int]:
+    """Both as Python integers, where all sizes are positive integers; ValueError otherwise."""
+    try:
+        height, width, channels = (checks.integer("a size", n) for n in image_shape)
+    except (TypeError, ValueError):
         raise ValueError(
             f"image_shape is {image_shape!r}; it must be three positive integers (height, width, channels)."
-        )
-    if not _is_size(units):
-        raise ValueError(f"units is {units!r}; it must be an integer of at least 1.")
-    return shape
+        ) from None
+    return (height, width, channels), checks.integer("units", units)
 
 
-def _is_size(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _dense_layers(hidden: Sequence[int]) -> list[layers.Dense]:
+    if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+        raise TypeError(f"hidden is {hidden!r}; it must be a sequence of integers, such as (1024,).")
+    return [layers.Dense(checks.integer("a width in hidden", width), activation="relu") for width in hidden]
 
 
 def _grids(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
@@ -52,11 +55,12 @@ def _check_bfloat16(grids: list[tuple[int, int]]) -> None:
 
 def dense_encoder(image_shape: Sequence[int], units: int, hidden: Sequence[int] = (1024,)) -> keras.Model:
     """Table 1, FC: flatten, Dense 1024 relu, Dense `units` linear."""
+    image_shape, units = _check_sizes(image_shape, units)
     return keras.Sequential(
         [
-            keras.Input(_check_sizes(image_shape, units), name="images"),
+            keras.Input(image_shape, name="images"),
             layers.Flatten(),
-            *(layers.Dense(width, activation="relu") for width in hidden),
+            *_dense_layers(hidden),
             layers.Dense(units, name="eta"),
         ],
         name="dense_encoder",
@@ -65,11 +69,11 @@ def dense_encoder(image_shape: Sequence[int], units: int, hidden: Sequence[int] 
 
 def dense_decoder(units: int, image_shape: Sequence[int], hidden: Sequence[int] = (1024,)) -> keras.Model:
     """Table 1, FC: Dense 1024 relu, Dense H*W*C linear, reshaped to (H, W, C)."""
-    image_shape = _check_sizes(image_shape, units)
+    image_shape, units = _check_sizes(image_shape, units)
     return keras.Sequential(
         [
             keras.Input((units,), name="z"),
-            *(layers.Dense(width, activation="relu") for width in hidden),
+            *_dense_layers(hidden),
             layers.Dense(math.prod(image_shape)),
             layers.Reshape(image_shape, name="output"),
         ],
@@ -79,10 +83,11 @@ def dense_decoder(units: int, image_shape: Sequence[int], hidden: Sequence[int] 
 
 def conv_encoder(image_shape: Sequence[int], units: int) -> keras.Model:
     """Table 1, CNN: four Conv 3x3 stride 2 relu (32, 64, 64, 128), flatten, Dense `units` linear."""
-    _check_bfloat16(_grids(_check_sizes(image_shape, units)))
+    image_shape, units = _check_sizes(image_shape, units)
+    _check_bfloat16(_grids(image_shape))
     return keras.Sequential(
         [
-            keras.Input(_check_sizes(image_shape, units), name="images"),
+            keras.Input(image_shape, name="images"),
             *(layers.Conv2D(n, 3, strides=STRIDES, padding="same", activation="relu") for n in FILTERS),
             layers.Flatten(),
             layers.Dense(units, name="eta"),
@@ -105,7 +110,7 @@ def conv_decoder(units: int, image_shape: Sequence[int]) -> keras.Model:
     The dense layer has `units` outputs, rounded up to fill the grid ("FC c, reshape" in the paper). Each transposed
     convolution gives exactly the grid that the encoder came from, so nothing is cropped.
     """
-    image_shape = _check_sizes(image_shape, units)
+    image_shape, units = _check_sizes(image_shape, units)
     *grids, last = _grids(image_shape)
     _check_bfloat16([*grids, last])
     channels = math.ceil(units / math.prod(last))
@@ -141,8 +146,14 @@ def start_at_mean(decoder: keras.Model, mean_image: np.ndarray) -> None:
 
     Otherwise the first thing that z can do for any image is to set the overall brightness, on which all posteriors
     agree, and a posterior that has become certain hardly moves again. Where the last bias is one number a channel
-    (convolutions), it is set to the mean of the channel.
+    (convolutions), it is set to the mean of the channel. Raises ValueError for another shape, or values not in [0, 1].
     """
+    if mean_image.shape != decoder.output_shape[1:] or not ((mean_image >= 0) & (mean_image <= 1)).all():
+        given = "NaN" if np.isnan(mean_image).any() else f"{mean_image.min():g} to {mean_image.max():g}"
+        raise ValueError(
+            f"mean_image has shape {mean_image.shape} and values {given}; "
+            f"it must have the decoder's, {decoder.output_shape[1:]}, and lie in [0, 1]."
+        )
     layer = next(layer for layer in reversed(decoder.layers) if getattr(layer, "bias", None) is not None)
     if math.prod(layer.bias.shape) != mean_image.size:
         mean_image = mean_image.mean(axis=(0, 1))

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import IdentityTransform
 
-from tf_isvae import files
+from tf_isvae import checks, files
 
 # Column of the history, title of its panel, unit. The variance is that of a gradient in nats, hence squared.
 _PANELS = (
@@ -57,6 +57,8 @@ def training_curves(history: Mapping[str, Sequence[float]], path: str | os.PathL
         does not end in .png.
       FileNotFoundError: the folder of `path` does not exist.
     """
+    if not isinstance(history, Mapping):
+        raise TypeError(f"history is a {type(history).__name__}; it must be a mapping from columns to their numbers")
     curves = {"train": {name: values for name, values in history.items() if not name.startswith("val_")}}
     test = {name: history["val_" + name] for name, _, _ in _PANELS if "val_" + name in history}
     if test:
@@ -143,8 +145,19 @@ def elbo_curves(results: Mapping[str, Sequence[Mapping[str, float]]], path: str 
     Args:
       results: the name of each run, and its rows, each with `step`, `seconds` and `train_elbo` (nats per image).
       path: the PNG to write, in a folder that exists.
+
+    Raises:
+      ValueError: no run, a run without rows, or a row without one of the three; or `path` does not end in .png.
+      FileNotFoundError: the folder of `path` does not exist.
     """
     path = _check_path(path)
+    if not results:
+        raise ValueError("there are no runs to draw; give at least one")
+    for label, rows in results.items():
+        if not rows or not all({"step", "seconds", "train_elbo"} <= row.keys() for row in rows):
+            raise ValueError(
+                f"{label!r} has no rows, or some without `step`, `seconds` and `train_elbo`; give all three"
+            )
     figure = Figure(figsize=(9, 4), dpi=160, layout="constrained")
     colours = _colours(len(results))
     for axes, column in zip(figure.subplots(1, 2, sharey=True), ("step", "seconds"), strict=True):
@@ -236,7 +249,10 @@ def _check_history(label: str, history: Mapping[str, Sequence[float]]) -> dict[s
             "give `epoch`, the numbers 1, 2, ..., beside the other columns"
         )
     drawn = {"epoch"} | {prefix + name for name, _, _ in _PANELS for prefix in ("", "val_")}
-    run = {name: np.asarray(values, dtype=float) for name, values in history.items() if name in drawn}
+    try:
+        run = {name: np.asarray(values, dtype=float) for name, values in history.items() if name in drawn}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the history of {label!r} holds what are not numbers: {error}") from None
     for name, values in run.items():
         if values.shape != run["epoch"].shape:
             raise ValueError(
@@ -254,6 +270,8 @@ def _check_images(name: str, images: np.ndarray) -> np.ndarray:
             f"{name} must have the shape (n, height, width, channels), none of them 0, not {images.shape}; "
             "a grey image has 1 channel, a single image n = 1"
         )
+    if not np.can_cast(images.dtype, np.float64, "same_kind"):
+        raise ValueError(f"{name} have dtype {images.dtype}; they must be numbers in [0, 1]")
     images = images.astype(np.float32)
     low, high = images.min(), images.max()
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # a resized image may overshoot by a rounding error; nan fails
@@ -265,8 +283,7 @@ def _check_images(name: str, images: np.ndarray) -> np.ndarray:
 
 def _resize(images: np.ndarray, columns: int, stacked: int = 1) -> np.ndarray:
     """Enlarges (or thins) by a whole factor, to keep each pixel crisp. `stacked`: images in one tile."""
-    if not isinstance(columns, int | np.integer) or columns < 1:
-        raise ValueError(f"columns must be a whole number of at least 1, not {columns!r}")
+    checks.integer("columns", columns)
     n, h, w, _ = images.shape
     across, down = min(n, columns), stacked * -(-n // columns)
     if max(across, down) * _GAP > _LARGEST:

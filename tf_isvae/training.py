@@ -29,7 +29,6 @@ import signal
 import sys
 import threading
 import time
-import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +37,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import datasets, estimators, files, networks, plotting, zoo
+from tf_isvae import checks, datasets, estimators, files, networks, plotting, zoo
 from tf_isvae.callbacks import GradientVariance, KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss
 from tf_isvae.model import DiscreteVAE
 
@@ -157,13 +156,13 @@ class Config:
         if self.precision == "fastest":
             object.__setattr__(self, "precision", "mixed_bfloat16" if _multiplies_bfloat16() else "float32")
         for name, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("kl_epochs", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-                raise ValueError(f"{name} is {value!r}; it must be an integer of at least {minimum}.")
+            object.__setattr__(self, name, checks.integer(name, getattr(self, name), minimum))
         for name in ("learning_rate", "kl_start"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value!r}; it must be a positive number.")
+            object.__setattr__(self, name, checks.positive(name, getattr(self, name)))
+        if self.seed >= 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be below 2^32, for NumPy's generator.")
+        if not isinstance(self.start_at_mean, bool):
+            raise ValueError(f"start_at_mean is {self.start_at_mean!r}; it must be True or False.")
         self._check_one_of("estimator", tuple(cls.__name__ for cls in estimators.Estimator.__subclasses__()))
         self._check_one_of("schedule", SCHEDULES)
         self._check_one_of("precision", PRECISIONS)
@@ -387,13 +386,13 @@ def stored_config(run_dir: str | None) -> Config:
     try:
         stored = json.loads(path.read_text())
         settings = {field.name: stored[field.name] for field in dataclasses.fields(Config)}
+        if isinstance(settings["image_size"], list):  # JSON knows only lists
+            settings["image_size"] = tuple(settings["image_size"])
+        return Config(**{**settings, "run_dir": str(run_dir)})
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{run_dir} holds no run: {path} is missing.") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not the config.json of a run ({type(error).__name__}: {error}).") from None
-    if settings["image_size"] is not None:
-        settings["image_size"] = tuple(settings["image_size"])  # JSON knows only lists
-    return Config(**{**settings, "run_dir": str(run_dir)})
 
 
 def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
@@ -410,6 +409,8 @@ def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
         WorkerLost: another worker ended, or cannot be reached; start all again with resume=True.
         OSError: the trained model cannot be written; resume=True tries again.
     """
+    if not isinstance(config, Config):
+        raise TypeError(f"config is a {type(config).__name__}; it must be a training.Config.")
     worker, workers = shard = place(config)
     run_dir = _choose_run_dir(config, resume)
     if config.deterministic:
@@ -507,8 +508,9 @@ def newest_checkpoint(run_dir: Path) -> dict | None:
             with np.load(path, allow_pickle=False) as archive:  # reading an array checks its CRC-32
                 arrays = {name: archive[name] for name in archive.files}
             return {**arrays, "progress": json.loads(str(arrays["progress"]))}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            print(f"warning: checkpoint {path} is damaged ({error}); trying the one before.", file=sys.stderr)
+        except Exception as error:  # a damaged file may fail anywhere in zipfile, its codecs, NumPy and json
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            print(f"warning: checkpoint {path} is damaged ({reason}); trying the one before.", file=sys.stderr)
     return None
 
 

@@ -42,7 +42,7 @@ def check_folder(folder: Path) -> None:
         return
     try:
         ours = json.loads((folder / "metadata.json").read_text())["kind"] == _KIND
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         ours = False
     if not ours:
         raise FileExistsError(f"{folder} holds a README.md or metadata.json of another kind; choose another folder.")

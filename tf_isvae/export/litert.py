@@ -16,9 +16,9 @@ import tensorflow as tf
 from tensorflow.lite.python.convert import ConverterError
 
 from tf_isvae import files
-from tf_isvae.export.saved_model import check_model, write
+from tf_isvae.export.saved_model import write
 from tf_isvae.export.signatures import inputs, signatures
-from tf_isvae.model import DiscreteVAE, check_images
+from tf_isvae.model import DiscreteVAE, check_images, check_model
 
 QUANTIZATIONS = (None, "float16", "int8")
 # What int8 files compute in integers: the products with the weights, where all time and space goes. Noise and sums

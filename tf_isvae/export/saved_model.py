@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tf_isvae.export import card, serving
 from tf_isvae.export.signatures import signatures
-from tf_isvae.model import DiscreteVAE
+from tf_isvae.model import DiscreteVAE, check_model
 
 try:
     import fcntl
@@ -45,13 +45,16 @@ def saved_model(
             `serving`); default: where that extra is installed.
 
     Raises:
-        TypeError: not a DiscreteVAE. FileExistsError: `folder` is a file, or holds a README.md of another kind.
-        OSError: it cannot be written. ModuleNotFoundError: warmup=True without the extra. RuntimeError: a warm-up
-        request fails, and with it every server's attempt to load the model.
+        TypeError: not a DiscreteVAE, or a config or metrics that is no dict. FileExistsError: `folder` is a file, or
+        holds a README.md of another kind. OSError: it cannot be written. ModuleNotFoundError: warmup=True without the
+        extra. RuntimeError: a warm-up request fails, and with it every server's attempt to load the model.
     """
     check_model(model)
     if warmup:
         serving.require("warm-up requests")
+    for name, value in (("config", config), ("metrics", metrics)):
+        if value is not None and not isinstance(value, dict):
+            raise TypeError(f"{name} is {value!r}; it must be a dict, what {name}.json of the run holds, or None.")
     folder = Path(folder)
     card.check_folder(folder)
     graphs = signatures(model)
@@ -65,12 +68,6 @@ def saved_model(
             version = _commit(staging, folder)
             card.write(folder, int(version.name), description)
     return version
-
-
-def check_model(model) -> None:
-    """Raises TypeError where it is no DiscreteVAE."""
-    if not isinstance(model, DiscreteVAE):
-        raise TypeError(f"model is {model!r}; it must be a DiscreteVAE.")
 
 
 def write(model: DiscreteVAE, graphs: dict, path: str | os.PathLike) -> None:

@@ -47,7 +47,7 @@ def _read_json(path: Path) -> dict | None:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({type(error).__name__}: {error}).") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}; it must be the JSON object that a run wrote.")

@@ -1,0 +1,774 @@
+"""Wrong calls of everything public: one line with what was given and what is accepted, and no file written."""
+
+import dataclasses
+import json
+import runpy
+import sys
+import types
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT
+from PIL import Image
+
+from tf_isvae import (
+    BernoulliLatent,
+    CategoricalLatent,
+    DiscreteVAE,
+    GaussianLatent,
+    callbacks,
+    datasets,
+    estimators,
+    evaluation,
+    export,
+    likelihoods,
+    networks,
+    plotting,
+    training,
+    zoo,
+)
+
+SHAPE = (2, 2, 1)
+GOOD = np.random.default_rng(0).uniform(size=(4, *SHAPE)).astype(np.float32)
+RAGGED = [[0.5], [0.5, 0.5]]
+NOT_COUNTS = (0, -1, True, 1.5, "3", None)
+
+
+def tiny(latent, **options):
+    encoder = networks.dense_encoder(SHAPE, latent.encoder_units, ())
+    return DiscreteVAE(encoder, latent, networks.dense_decoder(latent.units, SHAPE, ()), **options)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """What the calls are made with: models, and files that are only read."""
+    files = tmp_path_factory.mktemp("files")
+    model, real = tiny(BernoulliLatent(3)), tiny(GaussianLatent(2))
+    model.compile(keras.optimizers.SGD(0.1))
+    (files / "empty").mkdir()
+    (files / "run").mkdir()
+    (files / "run" / "model.keras").write_bytes(b"")
+    (files / "run" / "config.json").write_text("{")
+    (files / "project").mkdir()
+    (files / "project" / "README.md").write_text("kept")
+    (files / "notes.txt").write_text("kept")
+    model.save(files / "model.keras")
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(files / "other.keras")
+    for name, arrays in {
+        "good": {"images": np.zeros((5, 8, 8), np.uint8)},
+        "two": {"first": GOOD, "second": GOOD},
+        "labels": {"images": GOOD, "labels": np.arange(3)},
+        "grey": {"images": np.full((2, 3, 3), 255.0)},
+    }.items():
+        np.savez(files / f"{name}.npz", **arrays)
+    (files / "broken.npz").write_bytes((files / "good.npz").read_bytes()[:100])
+    for name, shapes in {"sizes": [(2, 3), (4, 5)], "colours": [(2, 3), (2, 3, 3)]}.items():
+        (files / name).mkdir()
+        for i, shape in enumerate(shapes):
+            Image.fromarray(np.zeros(shape, np.uint8)).save(files / name / f"{i}.png")
+    return types.SimpleNamespace(model=model, real=real, files=files)
+
+
+def contents(*folders):
+    return {path: path.stat().st_mtime_ns for folder in folders for path in Path(folder).rglob("*")}
+
+
+def one_line(text, *words):
+    assert "\n" not in text and "Traceback" not in text and "user code" not in text and len(text) < 600, text
+    for word in words:
+        assert str(word) in text, text
+
+
+# --- Public functions. (function, what the text says was given, what it says is accepted or to be done)
+
+
+def counts(make, name, minimum=1, wrong=NOT_COUNTS):
+    """`make` takes integers of at least `minimum` alone."""
+    values = [minimum - 1 if value == 0 and value is not False else value for value in wrong]
+    return [
+        (lambda my, value=value: make(my, value), f"{name} is {value!r}", f"integer of at least {minimum}")
+        for value in values
+    ]
+
+
+IMAGES = {  # kind: (images, what was given, what is accepted)
+    "no channel": (GOOD[..., 0], "(4, 2, 2)", "(n, 2, 2, 1)"),
+    "other size": (np.zeros((4, 3, 2, 1)), "(4, 3, 2, 1)", "(n, 2, 2, 1)"),
+    "one image": (GOOD[0], "(2, 2, 1)", "(n, 2, 2, 1)"),
+    "empty": (GOOD[:0], "(0, 2, 2, 1)", "at least 1"),
+    "nan": (np.where(np.arange(4)[:, None, None, None] == 0, np.nan, GOOD), "NaN", "[0, 1]"),
+    "infinite": (GOOD + np.inf, "infinite", "[0, 1]"),
+    "0 to 255": (np.uint8(255 * GOOD), "from", "[0, 1]: divide by 255"),
+    "negative": (GOOD - 0.5, "from -", "[0, 1]"),
+    "text": (np.full((4, *SHAPE), "a"), "dtype <U1", "numbers in [0, 1]"),
+    "objects": (np.full((4, *SHAPE), None), "dtype object", "numbers in [0, 1]"),
+    "complex": (GOOD + 1j, "complex", "numbers in [0, 1]"),
+    "nothing": (None, "", "in [0, 1]"),
+    "ragged": (RAGGED, "list of parts of different lengths", "takes an array (n,"),
+}
+METHODS = ("encode", "reconstruct", "elbo", "log_likelihood", "fit", "evaluate")
+CODES = {
+    "too large": (np.full((2, 3), 2), "from 2 to 2", "0 to 1"),
+    "negative": (np.full((2, 3), -1), "from -1 to -1", "0 to 1"),
+    "one code": (np.zeros(3, int), "(3,)", "(n, 3)"),
+    "too wide": (np.zeros((2, 4), int), "(2, 4)", "(n, 3)"),
+    "empty": (np.zeros((0, 3), int), "(0, 3)", "(n, 3)"),
+    "real": (np.zeros((2, 3)), "float64", "integers from 0 to 1"),
+    "text": (np.full((2, 3), "a"), "dtype <U1", "integers from 0 to 1"),
+    "ragged": (RAGGED, "different lengths", "(n, 3)"),
+}
+
+
+def encoder(units, shape=SHAPE):
+    return networks.dense_encoder(shape, units, ())
+
+
+def decoder(units, shape=SHAPE):
+    return networks.dense_decoder(units, shape, ())
+
+
+def two_inputs():
+    inputs = [keras.Input(SHAPE), keras.Input(SHAPE)]
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs[0] + inputs[1])))
+
+
+def batches(images):
+    return tf.data.Dataset.from_tensor_slices(images).batch(2)
+
+
+def parts(make, *words):
+    return (lambda my: DiscreteVAE(*make()), *words)
+
+
+def load(source, **options):
+    """datasets.load of an array, or of a file by its name."""
+
+    def call(my):
+        return datasets.load(
+            my.files / source if isinstance(source, str) else source, **{"batch_size": 2, "data_dir": my.tmp, **options}
+        )
+
+    return call
+
+
+def settings(**changes):
+    def call(my):
+        small = {"dataset": "digits", "image_size": (8, 8), "epochs": 1, "run_dir": str(my.tmp / "run")}
+        return training.train(training.Config(**{**small, **changes}))
+
+    return call
+
+
+ARRAY = np.zeros((4, 5, 6), np.uint8)
+POSTERIOR = lambda latent: latent.posterior(tf.zeros((2, latent.encoder_units)))  # noqa: E731
+
+
+def estimate(estimator, latent):
+    return lambda my: estimator(POSTERIOR(latent), lambda z: tf.reduce_sum(z, -1), tf.constant([0, 1]))
+
+
+CALLS = {
+    "latents": [
+        *counts(lambda my, n: BernoulliLatent(n), "BernoulliLatent: units"),
+        *counts(lambda my, n: GaussianLatent(n), "GaussianLatent: units"),
+        *counts(lambda my, n: CategoricalLatent(n), "CategoricalLatent: categories"),
+        *counts(lambda my, n: CategoricalLatent(2, n), "CategoricalLatent: variables"),
+        (lambda my: GaussianLatent(2).all_codes(), "GaussianLatent has real-valued codes", "cannot be enumerated"),
+    ],
+    "likelihoods": [
+        (lambda my, scale=scale: likelihoods.Gaussian(scale), f"scale is {scale!r}", "positive number")
+        for scale in (0, -1.0, float("nan"), float("inf"), "1", None, True)
+    ],
+    "estimators": [
+        *counts(lambda my, n: estimators.ImportanceSampling(n), "ImportanceSampling: num_samples"),
+        *counts(lambda my, n: estimators.LeaveOneOut(n), "LeaveOneOut: num_samples", 2),
+        *counts(lambda my, n: estimators.ARMS(n), "ARMS: num_samples", 2),
+        *counts(lambda my, n: estimators.DisARM(n), "DisARM: num_pairs"),
+        *counts(lambda my, n: estimators.Reparameterized(n), "Reparameterized: num_samples"),
+        *counts(lambda my, n: estimators.StraightThrough(n), "StraightThrough: num_samples"),
+        *counts(lambda my, n: estimators.ReinMax(n), "ReinMax: num_samples"),
+        (lambda my: estimators.ImportanceSampling(proposal=3), "proposal is 3", "function from the posterior"),
+        (estimate(estimators.DisARM(), CategoricalLatent(3)), "TransformedDistribution", "DisARM needs a Bernoulli"),
+        (estimate(estimators.ARMS(), CategoricalLatent(3)), "TransformedDistribution", "ARMS needs a Bernoulli"),
+        (estimate(estimators.DisARM(), GaussianLatent(3)), "MultivariateNormalDiag", "DisARM needs a Bernoulli"),
+        (estimate(estimators.Enumerated(), GaussianLatent(3)), "MultivariateNormalDiag", "needs a discrete latent"),
+        (estimate(estimators.Enumerated(), BernoulliLatent(13)), "8192 codes", "at most 4096: use LeaveOneOut"),
+        (estimate(estimators.Enumerated(), CategoricalLatent(5, 6)), "15625 codes", "at most 4096"),
+        (estimate(estimators.StraightThrough(), GaussianLatent(3)), "Diag", "StraightThrough needs a Bernoulli or"),
+        (estimate(estimators.ReinMax(), GaussianLatent(3)), "MultivariateNormalDiag", "ReinMax needs a Bernoulli or"),
+        (estimate(estimators.Reparameterized(), BernoulliLatent(3)), "Independent", "needs a GaussianLatent"),
+    ],
+    "networks": [
+        *(
+            (lambda my, make=make, shape=shape: make(shape), f"image_shape is {shape!r}", "three positive integers")
+            for shape in (
+                (28, 28),
+                (28, 28, 0),
+                (-1, 28, 1),
+                (28, 28, 1.0),
+                (None, 28, 1),
+                (2, 2, 2, 2),
+                28,
+                None,
+                "abc",
+            )
+            for make in (
+                lambda shape: networks.dense_encoder(shape, 3),
+                lambda shape: networks.dense_decoder(3, shape),
+                lambda shape: networks.conv_encoder(shape, 3),
+                lambda shape: networks.conv_decoder(3, shape),
+            )
+        ),
+        *counts(lambda my, n: networks.dense_encoder(SHAPE, n), "units"),
+        *counts(lambda my, n: networks.dense_decoder(n, SHAPE), "units"),
+        *counts(lambda my, n: networks.conv_encoder(SHAPE, n), "units"),
+        *counts(lambda my, n: networks.conv_decoder(n, SHAPE), "units"),
+        *counts(lambda my, n: networks.dense_encoder(SHAPE, 3, (n,)), "a width in hidden"),
+        (lambda my: networks.dense_decoder(3, SHAPE, 5), "hidden is 5", "sequence of integers"),
+        (lambda my: networks.start_at_mean(my.model.decoder, np.zeros((2, 3, 1))), "(2, 3, 1)", "(2, 2, 1)"),
+        (lambda my: networks.start_at_mean(my.model.decoder, GOOD[0] * np.nan), "NaN", "[0, 1]"),
+    ],
+    "images": [
+        (lambda my, method=method, images=images: getattr(my.model, method)(images), *words)
+        for images, *words in IMAGES.values()
+        for method in METHODS
+    ],
+    "codes": [
+        *((lambda my, codes=codes: my.model.decode(codes), *words) for codes, *words in CODES.values()),
+        (lambda my: my.real.decode(np.zeros((2, 3))), "(2, 3)", "(n, 2)"),
+        (lambda my: my.real.decode(np.full((2, 2), np.nan)), "float64", "finite numbers"),
+        (lambda my: my.real.decode(np.full((2, 2), "a")), "<U1", "finite numbers"),
+        (lambda my: my.real.decode(np.full((2, 2), 1j)), "complex128", "finite numbers"),
+    ],
+    "model": [
+        parts(lambda: (encoder(4), BernoulliLatent(3), decoder(3)), "encoder's output has shape (4,)", "(3,)"),
+        parts(lambda: (encoder(3), BernoulliLatent(3), decoder(4)), "decoder's input has shape (4,)", "(3,)"),
+        parts(
+            lambda: (encoder(3), BernoulliLatent(3), decoder(3, (2, 3, 1))),
+            "decoder's output has shape (2, 3, 1)",
+            SHAPE,
+        ),
+        parts(lambda: (encoder(3), GaussianLatent(3), decoder(3)), "encoder's output has shape (3,)", "(6,)"),
+        parts(
+            lambda: (keras.Sequential([keras.layers.Dense(3)]), BernoulliLatent(3), decoder(3)),
+            "encoder has no input shape",
+            "keras.Input",
+        ),
+        parts(
+            lambda: (encoder(3), BernoulliLatent(3), keras.Sequential([keras.layers.Dense(4)])),
+            "decoder has no input shape",
+            "keras.Input",
+        ),
+        parts(lambda: (encoder(3), 3, decoder(3)), "latent is 3", "BernoulliLatent"),
+        parts(lambda: (encoder(3), BernoulliLatent, decoder(3)), "latent is <class", "must be a BernoulliLatent"),
+        parts(lambda: (keras.layers.Dense(3), BernoulliLatent(3), decoder(3)), "encoder is <Dense", "keras.Model"),
+        parts(lambda: (encoder(3), BernoulliLatent(3), len), "decoder is <built-in", "keras.Model"),
+        parts(lambda: (two_inputs(), BernoulliLatent(3), decoder(3)), "encoder is a Functional", "one input"),
+        parts(
+            lambda: (keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), BernoulliLatent(3), decoder(3)),
+            "(None, 4)",
+            "(None, H, W, C)",
+        ),
+        *(
+            (
+                lambda my, part=part, value=value: tiny(BernoulliLatent(3), **{part: value}),
+                f"{part} is {value!r}",
+                words,
+            )
+            for part, words, values in (
+                ("estimator", "object of tf_isvae.estimators", ("bernoulli", 3, estimators.DisARM)),
+                ("likelihood", "object of tf_isvae.likelihoods", ("bernoulli", 3, likelihoods.Bernoulli)),
+                ("seed", "integer", ("a", 1.5, True)),
+            )
+            for value in values
+        ),
+        (
+            lambda my: tiny(CategoricalLatent(3), estimator=estimators.DisARM()),
+            "Transformed",
+            "DisARM needs a Bernoulli",
+        ),
+        (lambda my: tiny(BernoulliLatent(3), estimator=estimators.Reparameterized()), "Independent", "GaussianLatent"),
+        (lambda my: tiny(BernoulliLatent(13), estimator=estimators.Enumerated()), "8192 codes", "at most 4096"),
+        *counts(lambda my, n: my.model.generate(n), "generate: n"),
+        *counts(lambda my, n: my.model.log_likelihood(GOOD, n), "log_likelihood: num_samples"),
+        *(
+            (lambda my, method=method, seed=seed: method(my.model, seed), f"seed is {seed!r}", "integer")
+            for seed in ("a", 1.5, True)
+            for method in (
+                lambda model, seed: model.generate(2, seed),
+                lambda model, seed: model.reconstruct(GOOD, seed),
+                lambda model, seed: model.elbo(GOOD, seed),
+                lambda model, seed: model.log_likelihood(GOOD, 2, seed),
+            )
+        ),
+        (lambda my: my.model.encode(batches(GOOD)), "a data set", "an array"),
+        *(
+            (lambda my, method=method, kind=kind: getattr(my.model, method)(batches(IMAGES[kind][0])), *words)
+            for method in ("fit", "evaluate")
+            for kind, *words in (
+                ("no channel", "(2, 2, 2)", "(n, 2, 2, 1)"),
+                ("nan", "NaN", "[0, 1]"),
+                ("0 to 255", "from", "divide by 255"),
+                ("empty", "without any batch", "at least 1"),
+            )
+        ),
+        (lambda my: my.model.fit(batches({"image": GOOD})), "a dict of image", "map(lambda"),
+        (lambda my: my.model.evaluate(batches({"image": GOOD})), "a dict of image", "map(lambda"),
+        (lambda my: my.model.fit({"image": GOOD}), "a dict of image", "map(lambda"),
+        (lambda my: my.model.fit("mnist"), "'mnist'", "data set"),
+        (lambda my: my.model.fit(GOOD, batch_size=0), "batch_size is 0", "integer of at least 1"),
+        (lambda my: my.model.fit(GOOD, epochs=1.5), "epochs is 1.5", "integer of at least 1"),
+        (lambda my: my.model.fit(GOOD, validation_data=np.uint8(255 * GOOD)), "validation images", "divide by 255"),
+        (lambda my: my.model.fit(GOOD, sample_weight=np.ones(4)), "sample_weight", "leave it out"),
+        (lambda my: my.model.fit(GOOD, class_weight={0: 1.0}), "class_weight", "leave it out"),
+        (lambda my: my.model.fit(batches((GOOD, np.zeros(4), np.ones(4)))), "sample_weight", "leave it out"),
+        (lambda my: my.model.evaluate(batches((GOOD, np.zeros(4), np.ones(4)))), "sample_weight", "leave it out"),
+        (lambda my: my.real.fit(GOOD), "compile", "compile()"),
+    ],
+    "zoo": [
+        *(
+            (
+                lambda my, name=name: zoo.build(name),
+                f"no model is called {name!r}",
+                "fc_bvae, fc_cvae, cnn_bvae, cnn_cvae",
+            )
+            for name in ("FC_BVAE", "", None, 3, ["fc_bvae"])
+        ),
+        (lambda my: zoo.build("fc_bvea"), "'fc_bvea'", "Did you mean 'fc_bvae'?"),
+        (lambda my: zoo.build("cnn-cvae"), "'cnn-cvae'", "Did you mean 'cnn_cvae'?"),
+        *counts(lambda my, n: zoo.build("cnn_cvae", latent_dim=n), "categories", wrong=(0, -3, 2.5, True)),
+        *counts(lambda my, n: zoo.build("fc_bvae", latent_dim=n), "units", wrong=(0, -3, 2.5, True)),
+        (lambda my: zoo.build("cnn_bvae", (28, 28)), "image_shape is (28, 28)", "three positive integers"),
+        (lambda my: zoo.build("fc_cvae", (28, 28)), "image_shape is (28, 28)", "three positive integers"),
+        (lambda my: zoo.build("fc_bvae", SHAPE, 3, seed=0.5), "seed is 0.5", "integer"),
+        (lambda my: zoo.build("fc_cvae", SHAPE, 3, estimator=estimators.ARMS()), "Transformed", "ARMS needs"),
+    ],
+    "datasets": [
+        *(
+            (load(ARRAY, **arguments), given, accepted)
+            for arguments, given, accepted in (
+                ({"batch_size": 0}, "batch_size=0", "integer of at least 1"),
+                ({"batch_size": -3}, "batch_size=-3", "at least 1"),
+                ({"batch_size": 2.0}, "batch_size=2.0", "integer"),
+                ({"batch_size": True}, "batch_size=True", "integer"),
+                ({"batch_size": "8"}, "batch_size='8'", "integer"),
+                ({"batch_size": 2**63}, "batch_size=9223372036854775808", "below 2^63"),
+                ({"seed": -1}, "seed=-1", "at least 0"),
+                ({"seed": 1.5}, "seed=1.5", "integer"),
+                ({"seed": 2**63}, "seed=9223372036854775808", "below 2^63"),
+                ({"epochs": 0}, "epochs=0", "at least 1"),
+                ({"epochs": 3, "start": -1}, "start=-1", "at least 0"),
+                ({"start": 1}, "start=1", "needs epochs"),
+                ({"binarize": "yes"}, "binarize='yes'", '"static", "dynamic" or None'),
+                ({"binarize": True}, "binarize=True", '"static"'),
+                ({"binarize": ["static"]}, "binarize=['static']", '"static"'),
+                ({"channels": 2}, "channels=2", "1 (grey), 3 (RGB)"),
+                ({"channels": True}, "channels=True", "1 (grey)"),
+                ({"channels": "1"}, "channels='1'", "1 (grey)"),
+                ({"image_size": 0}, "image_size=0", "at least 1"),
+                ({"image_size": (28,)}, "image_size=(28,)", "(H, W)"),
+                ({"image_size": (28, 28, 1)}, "image_size=(28, 28, 1)", "(H, W)"),
+                ({"image_size": 28.0}, "image_size=28.0", "integer"),
+                ({"image_size": "28"}, "image_size='28'", "integer"),
+                ({"image_size": 2**31}, "image_size=2147483648", "below 2^"),
+                ({"split": None}, "split=None", '"train"'),
+                ({"split": "test"}, "'test'", 'it has "train"'),
+                ({"labels": True}, "labels=True", "no labels: leave labels out"),
+            )
+        ),
+        *(
+            (load(array), given, accepted)
+            for array, given, accepted in (
+                (np.zeros((3, 4), np.uint8), "(3, 4)", "(n, H, W)"),
+                (np.zeros((3, 4, 5, 1, 1), np.uint8), "(3, 4, 5, 1, 1)", "(n, H, W, C)"),
+                (np.zeros((), np.uint8), "shape ()", "(n, H, W)"),
+                (np.zeros((0, 4, 5), np.uint8), "(0, 4, 5)", "no images"),
+                (np.zeros((3, 4, 0), np.uint8), "(3, 4, 0)", "no images"),
+                (np.zeros((3, 4, 5), np.int64), "int64", "uint8 in 0..255"),
+                (np.zeros((3, 4, 5), bool), "bool", "uint8 in 0..255"),
+                (np.zeros((3, 4, 5), complex), "complex128", "uint8 in 0..255"),
+                (np.full((3, 4, 5), "a"), "<U1", "uint8 in 0..255"),
+                (np.full((3, 4, 5), None), "object", "uint8 in 0..255"),
+                (np.full((3, 4, 5), np.nan), "NaN", "[0, 1]"),
+                (np.where(np.arange(60).reshape(3, 4, 5) == 59, np.inf, 0.5), "infinite", "[0, 1]"),
+                (np.full((3, 4, 5), 255.0), "255", "divide them by 255"),
+                (np.full((3, 4, 5), 256.0), "256", "scale them"),
+                (np.full((3, 4, 5), -0.1), "-0.1", "scale them"),
+                (np.full((3, 4, 5), 1.000001), "1.000001", "[0, 1]"),
+                (3, "source is a int", "NumPy array"),
+                ([[1, 2]], "source is a list", "folder of images"),
+                ({"a": 1}, "source is a dict", "NumPy array"),
+                (b"mnist", "source is a bytes", "NumPy array"),
+            )
+        ),
+        (load(np.zeros((2, 3, 3, 4), np.uint8), channels=1), "4 channels", "only 1 and 3"),
+        (load("missing.npz"), "missing.npz does not exist", "give the path"),
+        (load("notes.txt"), "notes.txt is neither", ".npz"),
+        (load("empty"), "holds no images", ".png, .jpg or .jpeg"),
+        (load("broken.npz"), "broken.npz is not a whole .npz file", "zip"),
+        (load("two.npz"), '"first" and "second"', "x_train"),
+        (load("labels.npz", labels=True), "shape (3,)", "one for each of the 4 images"),
+        (load("grey.npz"), "from 255 to 255", "divide them by 255"),
+        (load("good.npz", split="test"), "'test'", 'it has "train"'),
+        (load("good.npz", labels=True), "labels=True", "no labels"),
+        (load("sizes"), "different sizes", "image_size=(H, W)"),
+        (load("colours"), "different numbers of channels", "channels=1 or 3"),
+        (load("colours", channels=1, labels=True), "labels=True", "no labels"),
+        *(
+            (lambda my, name=name: datasets.load(name, batch_size=2, data_dir=my.tmp), repr(name), accepted)
+            for name, accepted in (
+                ("mnits", 'Did you mean "mnist"'),
+                ("digit", '"digits"'),
+                ("fashion-mnist", 'Did you mean "fashion_mnist"'),
+                ("", "known are"),
+                ("no such data set", "known are"),
+                ("mnist:9.9.9", "is not a data set of TFDS"),
+                ("mnist/config", "is not a data set of TFDS"),
+                ("imdb_reviews", "no 8-bit images"),
+            )
+        ),
+        (lambda my: datasets.load("mnist", batch_size=2, data_dir=3), "data_dir=3", "path of a folder"),
+        (lambda my: datasets.load("digits", "validation", batch_size=2), "'validation'", '"train" and "test"'),
+    ],
+    "evaluation": [
+        *counts(lambda my, n: evaluation.gradient_variance(my.model, GOOD, n), "gradient_variance: draws", 2),
+        *counts(lambda my, n: evaluation.estimator_bias(my.model, GOOD, draws=n), "estimator_bias: draws", 2),
+        (lambda my: evaluation.gradient_variance(3, GOOD), "model is 3", "DiscreteVAE"),
+        (lambda my: evaluation.estimator_bias("m", GOOD), "model is 'm'", "DiscreteVAE"),
+        (lambda my: evaluation.gradient_variance(my.model, GOOD[..., 0]), "(4, 2, 2)", "(n, 2, 2, 1)"),
+        (lambda my: evaluation.gradient_variance(my.model, GOOD, 2, "DisARM"), "estimator is 'DisARM'", "estimators"),
+        (lambda my: evaluation.gradient_variance(my.model, GOOD, 2, seed=0.5), "seed is 0.5", "integer"),
+        (lambda my: evaluation.estimator_bias(my.model, GOOD, reference=4), "estimator is 4", "estimators"),
+        (
+            lambda my: evaluation.estimator_bias(my.model, GOOD, estimators.Reparameterized(), draws=2),
+            "Independent",
+            "GaussianLatent",
+        ),
+        (lambda my: evaluation.code_statistics(3, GOOD), "model is 3", "DiscreteVAE"),
+        (lambda my: evaluation.code_statistics(my.model, GOOD[0]), "(2, 2, 1)", "(n, 2, 2, 1)"),
+        (lambda my: evaluation.code_statistics(my.model, batches(GOOD[:0])), "without any batch", "at least 1"),
+        (lambda my: evaluation.code_statistics(my.model, batches((GOOD, np.arange(4)))), "a tuple of parts", "array"),
+        (lambda my: evaluation.clustering(np.zeros((4, 2)), np.zeros(3)), "(4, 2) and (3,)", "one label"),
+        (lambda my: evaluation.clustering(np.zeros((6, 2)), np.zeros(3)), "(6, 2) and (3,)", "one label"),
+        (lambda my: evaluation.clustering([], []), "(0,) and (0,)", "at least 1"),
+        (lambda my: evaluation.clustering([1, 2], [[1], [2]]), "(2,) and (2, 1)", "(n,)"),
+        *(
+            (lambda my, given=given: evaluation.retrieval(*given), *words)
+            for given, *words in (
+                ((np.zeros((4, 2)), np.zeros(3), np.zeros((1, 2)), [0]), "(4, 2) and (3,)", "(n, bits) and (n,)"),
+                ((np.zeros((4, 2)), np.zeros(4), np.zeros((1, 3)), [0]), "(1, 3)", "2 bits"),
+                ((np.zeros((4, 2)), np.zeros(4), np.zeros((0, 2)), []), "(0, 2) and (0,)", "at least 1"),
+                ((np.zeros(4), np.zeros(4), np.zeros(4), np.zeros(4)), "(4,) and (4,)", "(n, bits)"),
+                ((np.full((4, 2), 7), np.zeros(4), np.zeros((1, 2)), [0]), "from 7 to 7", "0 and 1"),
+            )
+        ),
+        *counts(
+            lambda my, n: evaluation.retrieval(np.zeros((4, 2)), np.zeros(4), np.zeros((1, 2)), [0], n),
+            "retrieval: top",
+        ),
+    ],
+    "callbacks": [
+        *(
+            (lambda my, a=a, b=b: callbacks.KLAnnealing(a, b), f"KLAnnealing: {name} is {value!r}", "positive number")
+            for a, b, name, value in (
+                (0, 1, "start", 0),
+                (-1, 1, "start", -1),
+                ("3", 1, "start", "3"),
+                (True, 1, "start", True),
+                (2, 0, "epochs", 0),
+                (2, float("nan"), "epochs", float("nan")),
+            )
+        ),
+    ],
+    "plotting": [
+        *(
+            (lambda my, draw=draw, name=name: draw(my.tmp / name), given, accepted)
+            for draw in (
+                lambda path: plotting.training_curves({"epoch": [1], "loss": [1.0]}, path),
+                lambda path: plotting.elbo_curves({"a": [{"step": 1, "seconds": 1, "train_elbo": 1}]}, path),
+                lambda path: plotting.reconstructions(GOOD, GOOD, path),
+                lambda path: plotting.image_grid(GOOD, path),
+            )
+            for name, given, accepted in (
+                ("figure.pdf", "figure.pdf", "ends in .png"),
+                ("missing/figure.png", "no folder", "create it first"),
+            )
+        ),
+        *(
+            (lambda my, draw=draw, images=images: draw(images, my.tmp / "grid.png"), given, accepted)
+            for draw in (plotting.image_grid, lambda images, path: plotting.reconstructions(images, images, path))
+            for images, given, accepted in (
+                (np.zeros((2, 28, 28)), "not (2, 28, 28)", "(n, height, width, channels)"),
+                (np.zeros((0, 28, 28, 1)), "not (0, 28, 28, 1)", "none of them 0"),
+                (np.full((1, 2, 2, 1), 255, np.uint8), "not in [255, 255]", "divide bytes by 255"),
+                (np.full((1, 2, 2, 1), np.nan), "not in [nan, nan]", "[0, 1]"),
+                (np.zeros((9999, 1, 1, 1)), "9999 images in 10 columns", "draw fewer"),
+                (np.full((1, 2, 2, 1), "a"), "dtype <U1", "[0, 1]"),
+                (np.full((1, 2, 2, 1), 1j), "dtype complex128", "[0, 1]"),
+            )
+        ),
+        (
+            lambda my: plotting.reconstructions(GOOD, GOOD[:2], my.tmp / "a.png"),
+            "(2, 2, 2, 1)",
+            "one reconstruction of the same size",
+        ),
+        *counts(lambda my, n: plotting.image_grid(GOOD, my.tmp / "a.png", columns=n), "columns"),
+        *(
+            (lambda my, run=run: plotting.training_curves(run, my.tmp / "a.png"), given, accepted)
+            for run, given, accepted in (
+                ({"loss": [1.0]}, "(columns ['loss'])", "give `epoch`"),
+                ({"epoch": [], "loss": []}, "no epochs", "give `epoch`"),
+                ({"epoch": [1, 2], "loss": [1.0]}, "1 numbers in 'loss' for 2 epochs", "one number per epoch"),
+                ({"epoch": [1, 2], "loss": [2.0, 1.0], "val_kl": [1.0]}, "1 numbers in 'kl'", "one number per epoch"),
+                ({"epoch": [1], "accuracy": [1.0]}, "['accuracy', 'epoch']", "at least one of loss"),
+                ({"epoch": [1], "loss": ["low"]}, "'low'", "numbers"),
+                ([1.0, 2.0], "history is a list", "mapping"),
+            )
+        ),
+        (lambda my: plotting.compare_curves({}, my.tmp / "a.png"), "0 histories", "give `epoch`"),
+        (lambda my: plotting.elbo_curves({}, my.tmp / "a.png"), "no runs to draw", "at least one"),
+        (lambda my: plotting.elbo_curves({"a": []}, my.tmp / "a.png"), "'a'", "`step`, `seconds` and `train_elbo`"),
+        (lambda my: plotting.elbo_curves({"a": [{"step": 1}]}, my.tmp / "a.png"), "'a'", "`train_elbo`"),
+    ],
+    "training": [
+        *(
+            (settings(**changes), given, accepted)
+            for changes, given, accepted in (
+                ({"model": "vae"}, "'vae'", "fc_bvae"),
+                ({"model": None}, "None", "fc_bvae"),
+                ({"recipe": "quick"}, "recipe is 'quick'", "paper, best"),
+                ({"recipe": ["best"]}, "recipe is ['best']", "paper, best"),
+                ({"estimator": "Magic"}, "estimator is 'Magic'", "ImportanceSampling"),
+                ({"estimator": "Estimator"}, "estimator is 'Estimator'", "ImportanceSampling"),
+                ({"estimator": "Reparameterized"}, "Independent", "needs a GaussianLatent"),
+                ({"estimator": "Enumerated"}, "codes", "at most 4096"),
+                ({"model": "fc_cvae", "estimator": "DisARM"}, "Transformed", "needs a Bernoulli"),
+                ({"schedule": "linear"}, "schedule is 'linear'", "constant, cosine"),
+                ({"precision": "float16"}, "precision is 'float16'", "mixed_bfloat16"),
+                ({"strategy": "tpu"}, "strategy is 'tpu'", "mirrored"),
+                ({"epochs": 0}, "epochs is 0", "integer of at least 1"),
+                ({"epochs": 2.5}, "epochs is 2.5", "integer"),
+                ({"batch_size": True}, "batch_size is True", "integer"),
+                ({"batch_size": "64"}, "batch_size is '64'", "integer"),
+                ({"batch_size": 2**63}, "batch_size=9223372036854775808", "below 2^63"),
+                ({"seed": -1}, "seed is -1", "integer of at least 0"),
+                ({"seed": 2**32}, "seed is 4294967296", "below 2^32"),
+                ({"learning_rate": -1}, "learning_rate is -1", "positive number"),
+                ({"learning_rate": float("nan")}, "learning_rate is nan", "positive number"),
+                ({"learning_rate": float("inf")}, "learning_rate is inf", "positive number"),
+                ({"learning_rate": "fast"}, "learning_rate is 'fast'", "positive number"),
+                ({"kl_start": 0}, "kl_start is 0", "positive number"),
+                ({"kl_epochs": -1}, "kl_epochs is -1", "integer of at least 0"),
+                ({"start_at_mean": "yes"}, "start_at_mean is 'yes'", "True or False"),
+                ({"latent_dim": 0}, "is 0", "integer of at least 1"),
+                ({"latent_dim": 2.5}, "is 2.5", "integer"),
+                ({"dataset": "mnits"}, "'mnits'", "Did you mean"),
+                ({"dataset": 3}, "source is a int", "NumPy array"),
+                ({"image_size": (0, 8)}, "image_size=0", "at least 1"),
+                ({"channels": 2}, "channels=2", "1 (grey), 3 (RGB)"),
+                ({"binarize": "often"}, "binarize='often'", "dynamic"),
+            )
+        ),
+        (lambda my: training.train({"model": "fc_bvae"}), "config is a dict", "training.Config"),
+        (lambda my: training.stored_config(None), "give run_dir", "directory of the run"),
+        (
+            lambda my: training.stored_config(str(my.files / "nothing")),
+            "nothing holds no run",
+            "config.json is missing",
+        ),
+        (lambda my: training.stored_config(str(my.files / "empty")), "empty holds no run", "config.json is missing"),
+        (lambda my: training.stored_config(str(my.files / "run")), "config.json is not", "JSON"),
+        (
+            lambda my: training.train(training.Config(dataset="digits", run_dir=str(my.files / "project"))),
+            "project already holds",
+            "choose a new directory",
+        ),
+        (
+            lambda my: training.train(training.Config(dataset="digits", run_dir=str(my.files / "notes.txt"))),
+            "notes.txt already holds",
+            "choose a new directory",
+        ),
+        (
+            lambda my: training.train(
+                training.Config(dataset="digits", image_size=(8, 8), run_dir=str(my.files / "notes.txt" / "run"))
+            ),
+            "notes.txt/run cannot be written",
+            "choose another",
+        ),
+    ],
+    "export": [
+        (lambda my: export.saved_model("m", my.tmp / "m"), "model is 'm'", "DiscreteVAE"),
+        (lambda my: export.saved_model(my.model, my.files / "notes.txt"), "notes.txt is a file", "give a folder"),
+        (lambda my: export.saved_model(my.model, my.files / "project"), "project holds a README.md", "another folder"),
+        (lambda my: export.saved_model(my.model, my.tmp / "m", config=[1]), "config is [1]", "dict"),
+        (lambda my: export.saved_model(my.model, my.tmp / "m", metrics="good"), "metrics is 'good'", "dict"),
+        (lambda my: export.litert("m", my.tmp / "m.tflite"), "model is 'm'", "DiscreteVAE"),
+        *(
+            (lambda my, given=given: export.litert(my.model, **{"path": my.tmp / "m.tflite", **given}), *words)
+            for given, *words in (
+                ({"quantize": "int4"}, "quantize is 'int4'", "None, 'float16', 'int8'"),
+                ({"quantize": 8}, "quantize is 8", "None, 'float16', 'int8'"),
+                ({"quantize": ["int8"]}, "quantize is ['int8']", "None, 'float16', 'int8'"),
+                ({"quantize": "int8"}, "calibration images are needed", "quantize='int8'"),
+                ({"calibration": GOOD}, "calibration images are needed", "for nothing else"),
+                (
+                    {"quantize": "int8", "calibration": GOOD[..., 0]},
+                    "calibration images have shape (4, 2, 2)",
+                    "(n, 2,",
+                ),
+                ({"quantize": "int8", "calibration": np.full((3, *SHAPE), 255)}, "to 255", "divide by 255"),
+            )
+        ),
+        (lambda my: export.litert(my.model, my.tmp), "is a directory", "name of a file"),
+        (lambda my: export.load(my.files / "nothing"), "nothing does not exist", "directory of a run"),
+        (lambda my: export.load(my.files / "empty"), "empty holds no trained model", "directory of a run"),
+        (lambda my: export.load(my.files / "notes.txt"), "notes.txt is not a .keras file", "DiscreteVAE.save"),
+        (lambda my: export.load(my.files / "other.keras"), "other.keras holds", "DiscreteVAE.save"),
+        (lambda my: export.load(my.files / "run"), "config.json cannot be read as JSON", "JSON"),
+        (lambda my: export.load(3), "int", "PathLike"),
+        (lambda my: export.serving_config(my.files / "empty"), "empty holds no models", "export some"),
+        (lambda my: export.serving_config(my.files / "nothing"), "nothing holds no models", "export some"),
+        (lambda my: export.serving_config(my.files, "models"), "base_path is 'models'", "absolute path"),
+    ],
+}
+ROWS = [(group, i, *row) for group, rows in CALLS.items() for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(
+    "call, words", [pytest.param(call, words, id=f"{group} {i}: {words[0]}") for group, i, call, *words in ROWS]
+)
+def test_a_wrong_call(shared, tmp_path, monkeypatch, call, words):
+    monkeypatch.chdir(tmp_path)
+    before = contents(shared.files)
+    shared.tmp = tmp_path
+    with pytest.raises((ValueError, TypeError, OSError)) as error:
+        call(shared)
+    one_line(str(error.value), *words)
+    assert contents(shared.files, tmp_path) == before
+
+
+# --- Scripts: the arguments, and what standard error says was given and is accepted.
+
+TRAIN = "train.py --dataset digits --epochs 1 --image-size 8"
+EXPORT = "export.py FILES/model.keras"
+COMMANDS = [
+    (f"{TRAIN} --model vae", "'vae'", "fc_bvae"),
+    (f"{TRAIN} --dataset mnits", "'mnits'", "Did you mean"),
+    (f"{TRAIN} --dataset ./missing", "missing does not exist", "give the path"),
+    (f"{TRAIN} --dataset FILES/broken.npz", "broken.npz is not a whole", "zip"),
+    (f"{TRAIN} --dataset FILES/two.npz", '"first" and "second"', "x_train"),
+    (f"{TRAIN} --dataset FILES/empty", "empty holds no images", ".png"),
+    (f"{TRAIN} --precision float16", "'float16'", "mixed_bfloat16"),
+    (f"{TRAIN} --strategy tpu", "'tpu'", "mirrored"),
+    (f"{TRAIN} --recipe quick", "'quick'", "best"),
+    (f"{TRAIN} --estimator Magic", "'Magic'", "DisARM"),
+    (f"{TRAIN} --estimator Reparameterized", "Reparameterized needs", "GaussianLatent"),
+    (f"{TRAIN} --model fc_cvae --estimator DisARM", "DisARM needs", "BernoulliLatent"),
+    (f"{TRAIN} --estimator Enumerated", "codes", "at most 4096"),
+    (f"{TRAIN} --latent-dim 0", "is 0", "integer of at least 1"),
+    (f"{TRAIN} --latent-dim x", "'x'", "--latent-dim"),
+    (f"{TRAIN} --epochs 0", "epochs is 0", "at least 1"),
+    (f"{TRAIN} --epochs 1.5", "'1.5'", "--epochs"),
+    (f"{TRAIN} --batch-size 0", "batch_size is 0", "at least 1"),
+    (f"{TRAIN} --batch-size 99999999999999999999", "batch_size=99999999999999999999", "below 2^63"),
+    (f"{TRAIN} --seed -1", "seed is -1", "at least 0"),
+    (f"{TRAIN} --seed 4294967296", "seed is 4294967296", "below 2^32"),
+    (f"{TRAIN} --learning-rate nan", "learning_rate is nan", "positive number"),
+    (f"{TRAIN} --learning-rate -1", "learning_rate is -1", "positive number"),
+    (f"{TRAIN} --learning-rate fast", "'fast'", "--learning-rate"),
+    (f"{TRAIN} --image-size abc", "'abc'", "--image-size"),
+    (f"{TRAIN} --image-size 1x2x3", "'1x2x3'", "--image-size"),
+    (f"{TRAIN} --image-size 0", "image_size=0", "at least 1"),
+    (f"{TRAIN} --channels 2", "channels=2", "1 (grey), 3 (RGB)"),
+    (f"{TRAIN} --binarize often", "binarize='often'", "dynamic"),
+    (f"{TRAIN} --colour red", "unrecognized arguments: --colour red", "--help"),
+    (f"{TRAIN} --epoch 3", "unrecognized arguments: --epoch 3", "--help"),
+    (f"{TRAIN} stray", "unrecognized arguments: stray", "--help"),
+    (f"{TRAIN} --epochs", "--epochs", "expected one argument"),
+    (f"{TRAIN} --resume", "to resume", "give run_dir"),
+    (f"{TRAIN} --resume --run-dir nothing", "nothing holds no run", "config.json is missing"),
+    (f"{TRAIN} --resume --run-dir FILES/run", "config.json is not", "JSON"),
+    (f"{TRAIN} --run-dir FILES/notes.txt", "notes.txt already holds", "choose a new directory"),
+    (f"{TRAIN} --run-dir FILES/notes.txt/run", "notes.txt/run cannot be written", "choose another"),
+    (f"{TRAIN} --run-dir FILES/project", "project already holds", "choose a new directory"),
+    (f"{TRAIN} --run-dir /proc/run", "/proc/run cannot be written", "choose another"),
+    ("compare_estimators.py --steps 10 --evaluate-every 3", "--steps 10 and --evaluate-every 3", "multiple"),
+    ("compare_estimators.py --steps 0", "--steps 0", "positive numbers"),
+    ("compare_estimators.py --evaluate-every 0", "--evaluate-every 0", "positive numbers"),
+    ("compare_estimators.py --steps x", "'x'", "--steps"),
+    ("compare_estimators.py --seed -1", "--seed is -1", "integer of at least 0"),
+    ("compare_estimators.py --estimators Foo", "'Foo'", "NAME:COUNT"),
+    ("compare_estimators.py --estimators disarm", "'disarm'", "NAME:COUNT"),
+    ("compare_estimators.py --estimators DisARM:x", "'DisARM:x'", "NAME:COUNT"),
+    ("compare_estimators.py --estimators DisARM:²", "'DisARM:²'", "NAME:COUNT"),
+    ("compare_estimators.py --estimators DisARM:-1", "'DisARM:-1'", "NAME:COUNT"),
+    ("compare_estimators.py --estimators DisARM:0", "num_pairs is 0", "integer of at least 1"),
+    ("compare_estimators.py --estimators Enumerated:3", "'Enumerated:3'", "takes no COUNT"),
+    ("compare_estimators.py --estimators DisARM Enumerated", "codes", "at most 4096"),
+    ("compare_estimators.py --estimators Reparameterized", "Reparameterized needs", "GaussianLatent"),
+    ("compare_estimators.py --run-dir FILES/notes.txt", "notes.txt cannot be written", "choose another"),
+    ("compare_estimators.py --foo", "unrecognized arguments: --foo", "--help"),
+    ("benchmark.py --models vae", "'vae'", "fc_bvae"),
+    ("benchmark.py --models fc_bvae vae --export", "'vae'", "fc_bvae"),
+    ("benchmark.py --batch-size 0", "--batch-size is 0", "integer of at least 1"),
+    ("benchmark.py --batch-size 60001", "--batch-size is 60001", "at most 60000"),
+    ("benchmark.py --steps 0", "--steps is 0", "integer of at least 1"),
+    ("benchmark.py --epochs -1", "--epochs is -1", "integer of at least 1"),
+    ("benchmark.py --epochs x", "'x'", "--epochs"),
+    ("benchmark.py stray", "unrecognized arguments: stray", "--help"),
+    ("export.py", "required: source", "--help"),
+    ("export.py nothing", "nothing does not exist", "directory of a run"),
+    ("export.py FILES/notes.txt", "notes.txt is not a .keras file", "DiscreteVAE.save"),
+    ("export.py FILES/other.keras", "other.keras holds", "DiscreteVAE.save"),
+    ("export.py FILES/empty", "empty holds no trained model", "directory of a run"),
+    (f"{EXPORT} --litert float64", "'float64'", "'int8'"),
+    (f"{EXPORT} --litert", "--litert", "expected at least one argument"),
+    (f"{EXPORT} --litert int8", "int8 needs images", "--calibration"),
+    (f"{EXPORT} --litert int8 --calibration mnits", "'mnits'", "Did you mean"),
+    (f"{EXPORT} --calibration digits", "--calibration digits", "--litert int8"),
+    (f"{EXPORT} --to FILES/notes.txt", "notes.txt is a file", "give a folder"),
+    (f"{EXPORT} --to FILES/project", "README.md", "choose another folder"),
+    (f"{EXPORT} --format onnx", "unrecognized arguments: --format onnx", "--help"),
+]
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path, capfd):
+    """Runs a script in this process, in an empty directory: (exit status, standard output, standard error)."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+        return stop.value.code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("command, given, accepted", COMMANDS, ids=[command for command, *_ in COMMANDS])
+def test_a_wrong_command(shared, script, tmp_path, command, given, accepted):
+    before = contents(shared.files)
+    name, *arguments = command.replace("FILES", str(shared.files)).split()
+    status, output, errors = script(name, *arguments)
+    assert (status, output) == (2, "")
+    assert errors.startswith(f"{name}: error: ") and errors.endswith("\n")
+    one_line(errors[:-1], given, accepted)
+    assert contents(shared.files, tmp_path) == before
+
+
+def test_there_are_many():
+    assert len(ROWS) + len(COMMANDS) > 400
+
+
+def test_the_settings_are_all_in_the_table():
+    """A setting that is added to a run needs its row here."""
+    asked = json.dumps([words for group, _, _, *words in ROWS if group == "training"])
+    places = {"run_dir", "data_dir", "model", "dataset", "latent_dim"}  # named by what they hold
+    for field in dataclasses.fields(training.Config):
+        assert field.name in places or field.name in asked, field.name
