@@ -79,16 +79,18 @@ def evaluate(model, dataset: str, data_dir: str | None = None, binarize: str | N
         "codes_used": statistics["codes_used"],
         "detail_kept": _detail(model.reconstruct(few, seed=0)) / _detail(few),
     }
-    if "perplexity" in statistics:
+    categorical = "perplexity" in statistics
+    bits = latent.code_values is not None and not categorical
+    if categorical:
         figures["perplexity"] = float(statistics["perplexity"].mean())
-    if latent.code_values == 2:
+    if bits:
         figures |= certainty(model, few)
     if labels is not None:
-        if enumerable:
+        if categorical and enumerable:
             clusters = evaluation.clustering(model.encode(images), labels)
             figures |= {f"cluster_{name}": value for name, value in clusters.items()}
             figures["classes"] = len(np.unique(labels))
-        elif latent.code_values == 2:
+        elif bits:
             codes = model.encode(train_images), train_labels, model.encode(few), labels[:FEW]
             figures["retrieval_map_100"] = evaluation.retrieval(*codes)
         shown = {"samples": model.generate(FEW, seed=0), "test": few}

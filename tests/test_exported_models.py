@@ -15,8 +15,10 @@ from tf_isvae import training, zoo
 
 FOLDERS = sorted(path.parent for path in ROOT.glob("exported_models/*/metadata.json"))
 # How many nats per image the mean may differ, besides five standard errors of what is sampled (probability 6e-7), and
-# the least share of equal codes. A model trained in bfloat16 runs in float32 as a LiteRT file.
-TOLERANCE = {"keras": (0.05, 1.0), "saved_model": (0.05, 0.999), "float32": (0.3, 0.99), "int8": (2.0, 0.95)}
+# the least share of equal codes. A model trained in bfloat16 runs in float32 as a LiteRT file. In int8, close ties of
+# 100 categories fall otherwise far more often than a bit changes.
+TOLERANCE = {"keras": (0.05, 1.0), "saved_model": (0.05, 0.999), "float32": (0.3, 0.98), "int8": (2.0, 0.97)}
+INT8_CATEGORIES = 0.88
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,8 @@ def check(kind, one, codes, elbo):
     """Of a format's own codes, and ELBO by one sample of q for each image."""
     _, card, model, images = one
     tolerance, least = TOLERANCE[kind]
+    if kind == "int8" and model.latent.code_values != 2:
+        least = INT8_CATEGORIES
     agree = (codes == model.encode(images)).mean()
     # The card's figure is the mean of these, which test_keras shows; by image, most of the noise drops out.
     difference = elbo - model.elbo(images, seed=0)
