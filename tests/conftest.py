@@ -9,6 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,6 +18,17 @@ ROOT = Path(__file__).resolve().parents[1]
 def tfds_has(name):
     folder = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
     return any(Path(folder, name).glob("*/dataset_info.json"))
+
+
+def same_run(one, other):
+    """Two run directories hold the same history and the same trained model, bit for bit."""
+    import keras
+
+    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
+    models = [keras.models.load_model(folder / "model.keras") for folder in (one, other)]
+    weights = [model.get_weights() + [v.numpy() for v in model.optimizer.variables] for model in models]
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import same_run
 from PIL import Image
 
 from tf_isvae import datasets, training, zoo
@@ -108,14 +109,6 @@ def two_workers(forks):
                 worker.kill()
 
     return run
-
-
-def same_run(one, other):
-    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
-    models = [keras.models.load_model(folder / "model.keras") for folder in (one, other)]
-    weights = [model.get_weights() + [v.numpy() for v in model.optimizer.variables] for model in models]
-    for a, b in zip(*weights, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import sys
 import time
 import uuid
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import same_run
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from tf_isvae import files, training
@@ -25,16 +25,9 @@ STEPS = 15  # an epoch: 1,437 digits in batches of 100
 def config(run_dir, **settings):
     """A small model, with all that is random or changes in a run: binarisation, noise, learning rate, KL weight."""
     small = {"dataset": "digits", "image_size": (8, 8), "latent_dim": 6, "epochs": 6, "batch_size": 100, "seed": 1}
+    small["precision"] = "float32"
     moving = {"estimator": "DisARM", "binarize": "dynamic", "schedule": "cosine", "kl_start": 5.0, "kl_epochs": 3}
     return Config(**{**small, **moving, "run_dir": str(run_dir), **settings})
-
-
-def same_run(one, other):
-    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
-    models = [keras.models.load_model(folder / "model.keras") for folder in (one, other)]
-    weights = [model.get_weights() + [v.numpy() for v in model.optimizer.variables] for model in models]
-    for a, b in zip(*weights, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def checkpoints(run_dir):

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import same_run
 from PIL import Image
 
 from tf_isvae import datasets, evaluation, training, zoo
@@ -49,14 +50,6 @@ def run_in_two_parts(monkeypatch, settings, step, number, between=lambda: None):
     go_on()
     between()
     return training.train(settings, resume=True)[1]
-
-
-def same_run(one, other):
-    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
-    models = [keras.models.load_model(folder / "model.keras") for folder in (one, other)]
-    weights = [model.get_weights() + [v.numpy() for v in model.optimizer.variables] for model in models]
-    for a, b in zip(*weights, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def history(run_dir):
