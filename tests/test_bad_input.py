@@ -563,6 +563,8 @@ CALLS = {
                 ({"kl_start": 0}, "kl_start is 0", "positive number"),
                 ({"kl_epochs": -1}, "kl_epochs is -1", "integer of at least 0"),
                 ({"start_at_mean": "yes"}, "start_at_mean is 'yes'", "True or False"),
+                ({"gradient_variance": 1}, "gradient_variance is 1", "True or False"),
+                ({"deterministic": "no"}, "deterministic is 'no'", "True or False"),
                 ({"latent_dim": 0}, "is 0", "integer of at least 1"),
                 ({"latent_dim": 2.5}, "is 2.5", "integer"),
                 ({"dataset": "mnits"}, "'mnits'", "Did you mean"),

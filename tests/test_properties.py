@@ -40,9 +40,11 @@ latents = st.one_of(
     st.builds(GaussianLatent, sizes),
 )
 counts = st.integers(2, 3)
+others = {estimators.Enumerated, estimators.Linearized}
 every_estimator = st.one_of(
-    *(st.builds(cls, counts) for cls in estimators.Estimator.__subclasses__() if cls is not estimators.Enumerated),
+    *(st.builds(cls, counts) for cls in estimators.Estimator.__subclasses__() if cls not in others),
     st.builds(estimators.Enumerated),
+    st.builds(estimators.Linearized, st.builds(estimators.LeaveOneOut, counts)),
 )
 arrays = hnp.arrays(
     st.one_of(
@@ -59,7 +61,11 @@ def one_line(error):
 
 
 @many
-@given(st.one_of(st.integers(), st.floats(), st.booleans(), st.text(), st.none(), hnp.from_dtype(np.dtype(np.int16))))
+@given(
+    st.one_of(
+        st.integers(), st.floats(), st.booleans(), st.text("a1²\n"), st.none(), hnp.from_dtype(np.dtype(np.int16))
+    )
+)
 def test_counts_are_positive_integers_and_nothing_else(value):
     if isinstance(value, (int, np.int16)) and not isinstance(value, bool) and value >= 1:
         assert checks.integer("n", value) == int(value) and type(checks.integer("n", value)) is int
@@ -170,7 +176,7 @@ def test_any_model_of_the_zoo_encodes_decodes_and_is_saved(eagerly, name, shape,
     model = zoo.build(name, shape, latent_dim, seed=1)
     images = np.random.default_rng(0).uniform(size=(n, *shape)).astype(np.float32)
     codes = model.encode(images)
-    assert codes.shape == (n, model.latent.code_units) and codes.dtype == np.int32
+    assert codes.shape == (n, model.latent.code_units) and codes.dtype == model.latent.code_dtype
     decoded = model.decode(codes)
     assert decoded.shape == images.shape and ((decoded >= 0) & (decoded <= 1)).all()
     bounds = model.log_likelihood(images)

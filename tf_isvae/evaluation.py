@@ -14,7 +14,7 @@ from tf_isvae.model import DiscreteVAE, check_estimator, check_images, check_mod
 
 
 def _gradient_function(model, images, estimator):
-    """A compiled function from a seed, int32 (2,), to one estimate of the gradient of E_q[ln p(x|z)], flattened.
+    """A compiled function of (seed, draw), integers, to one estimate of the gradient of E_q[ln p(x|z)], flattened.
 
     The gradient is that of the mean over `images`, by the encoder's weights.
     """
@@ -23,10 +23,11 @@ def _gradient_function(model, images, estimator):
     images = tf.constant(check_images(images, model.image_shape))
 
     @tf.function
-    def gradient(seed):
+    def gradient(seed, draw):
+        noise = tf.random.experimental.stateless_fold_in(tf.stack([seed, 0]), draw)
         with tf.GradientTape() as tape:
             posterior = model.latent.posterior(model.encoder(images, training=False))
-            surrogate = tf.reduce_mean(estimator(posterior, model.log_likelihood_of(images), seed).surrogate)
+            surrogate = tf.reduce_mean(estimator(posterior, model.log_likelihood_of(images), noise).surrogate)
         return tf.concat([tf.reshape(g, [-1]) for g in tape.gradient(surrogate, weights)], 0)
 
     return gradient
@@ -39,7 +40,7 @@ def _gradients(model, images, estimator, draws, seed) -> Iterator[np.ndarray]:
 
 def _draw(gradient, draws: int, seed: int) -> Iterator[np.ndarray]:
     for i in range(draws):
-        yield gradient(tf.random.experimental.stateless_fold_in((seed, 0), i)).numpy().astype(np.float64)
+        yield gradient(tf.constant(seed), tf.constant(i)).numpy().astype(np.float64)
 
 
 def gradient_variance(model: DiscreteVAE, images, draws: int = 100, estimator=None, seed: int = 0) -> float:

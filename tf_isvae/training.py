@@ -550,8 +550,8 @@ class Run(keras.callbacks.Callback):
         if config.kl_epochs:
             callbacks.append(KLAnnealing(config.kl_start, config.kl_epochs))
         if config.gradient_variance:
-            images = next(iter(train_set if test_set is None else test_set)).numpy()
-            callbacks.append(GradientVariance(images[:256]))
+            shown = train_set if test_set is None else test_set
+            callbacks.append(GradientVariance(next(iter(shown.unbatch().batch(256))).numpy()))
         test_steps = None
         if test_set is not None and self.workers > 1:
             test_steps = int(test_set.cardinality())  # which what is dealt out does not know any more
