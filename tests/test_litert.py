@@ -19,12 +19,12 @@ from tf_isvae import (
     networks,
     zoo,
 )
-from tf_isvae.export.litert import _operations
+from tf_isvae.export.litert import _analysis, _operations
 
 Interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed").Interpreter
 
 # The least share of equal bits, and the greatest loss of ELBO in nats (of more than 100).
-PARITY = {None: (0.999, 0.05), "float16": (0.995, 0.5), "int8": (0.98, 2.0)}
+PARITY = {None: (0.999, 0.05), "float16": (0.995, 0.5), "int8": (0.99, 2.0)}
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +129,10 @@ def test_size_and_operations(converted):
     model, quantize, path, interpreter = converted
     parameters = model.encoder.count_params() + model.decoder.count_params()
     graph = 200_000  # five signatures; in int8 each has its own biases and scales
+    if quantize == "int8":  # the last layer of the encoder stays in float32
+        graph += 4 * model.encoder.layers[-1].count_params()
     assert path.stat().st_size <= {None: 4, "float16": 2, "int8": 1.1}[quantize] * parameters + graph
-    names = _operations(path.read_bytes())
+    names = _operations(_analysis(path.read_bytes()))
     assert "FULLY_CONNECTED" in names and not any("flex" in name.lower() or "CUSTOM" in name for name in names)
     if quantize == "int8":
         weights = [t for t in interpreter.get_tensor_details() if np.prod(t["shape"]) > 1000 and len(t["shape"]) > 1]

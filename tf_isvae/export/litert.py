@@ -131,7 +131,7 @@ def _convert(model: DiscreteVAE, graphs: dict, quantize: str | None, calibration
                 converter.target_spec.supported_types = [tf.float16]
                 return converter.convert()
             graph = _analysis(converter.convert())
-            floating = set(re.findall(r"^ *Op#\d+ (\w+)\(", graph, re.MULTILINE)) - _INTEGER_OPS
+            floating = _operations(graph) - _INTEGER_OPS
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: _calibration_feeds(model, calibration)
             # The debugger is the public way to keep some operations in floating point.
@@ -150,6 +150,10 @@ def _analysis(content: bytes) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as text:
         tf.lite.experimental.Analyzer.analyze(model_content=content)
     return text.getvalue()
+
+
+def _operations(analysis: str) -> set[str]:
+    return set(re.findall(r"^ *Op#\d+ (\w+)\(", analysis, re.MULTILINE))
 
 
 def _nodes_of_eta(model: DiscreteVAE, analysis: str) -> list[str]:
