@@ -41,8 +41,10 @@ latents = st.one_of(
 )
 counts = st.integers(2, 3)
 others = {estimators.Enumerated, estimators.Linearized}
+# The package's own: other tests define estimators too.
+known = [cls for cls in estimators.Estimator.__subclasses__() if cls.__module__ == estimators.__name__]
 every_estimator = st.one_of(
-    *(st.builds(cls, counts) for cls in estimators.Estimator.__subclasses__() if cls not in others),
+    *(st.builds(cls, counts) for cls in known if cls not in others),
     st.builds(estimators.Enumerated),
     st.builds(estimators.Linearized, st.builds(estimators.LeaveOneOut, counts)),
 )
