@@ -140,6 +140,16 @@ def test_size_and_operations(converted):
         assert kinds == {np.int8}
 
 
+def test_an_encoder_without_biases_keeps_its_last_layer_in_float32(tmp_path):
+    """Biases that are all 0 are left out of the file, and the operation looks different."""
+    model = zoo.build("fc_bvae", (8, 8, 1), 50)
+    images = np.random.default_rng(0).random((100, 8, 8, 1), np.float32)
+    path = export.litert(model, tmp_path / "model.tflite", "int8", images)
+    text = _analysis(path.read_bytes())
+    assert "shape:[50, 1024], type:FLOAT32" in text and "shape:[50, 1024], type:INT8" not in text
+    assert "shape:[1024, 64], type:INT8" in text  # the layer before it
+
+
 # --- Every kind of model.
 
 

@@ -165,7 +165,7 @@ def _nodes_of_eta(model: DiscreteVAE, analysis: str) -> list[str]:
     tensors = re.findall(r"^ *(T#\w+)\((.*?)\) shape\w*:\[(.*?)\]", analysis, re.MULTILINE)
     names = {number: name for number, name, _ in tensors}
     kernels = {number for number, _, shape in tensors if shape == kernel}
-    products = re.findall(r"FULLY_CONNECTED\(T#\w+, (T#\w+), T#\w+\) -> \[(T#\w+)\]", analysis)
+    products = re.findall(r"FULLY_CONNECTED\(T#\w+, (T#\w+), T#-?\w+\) -> \[(T#\w+)\]", analysis)
     return [names[output] for weights, output in products if weights in kernels]
 
 
