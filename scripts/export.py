@@ -32,15 +32,13 @@ def make_parser() -> command_line.Parser:
 
 def calibration_images(model, config: dict, arguments: argparse.Namespace):
     """500 training images of the shape that the model takes."""
-    from tf_isvae import datasets
+    import evaluate
 
     name = getattr(arguments, "calibration", config.get("dataset"))
     if name is None:
         raise ValueError("int8 needs images of the kind that will be encoded: name a data set with --calibration.")
-    height, width, channels = model.image_shape
-    settings = {"image_size": (height, width), "channels": channels, "binarize": config.get("binarize") and "static"}
     where = getattr(arguments, "data_dir", config.get("data_dir"))
-    return next(iter(datasets.load(name, "train", batch_size=500, seed=0, data_dir=where, **settings))).numpy()
+    return evaluate.load(model, name, "train", where, config.get("binarize"), count=500)[0]
 
 
 def main(arguments: argparse.Namespace) -> None:

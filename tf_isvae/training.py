@@ -80,11 +80,12 @@ _PAPER = {
 }
 _BITS = {"estimator": "DisARM", "batch_size": 256, "schedule": "cosine", "start_at_mean": True}
 _ANNEALED = {"estimator": "Enumerated", "schedule": "cosine", "kl_start": 30.0}
+_GAUSSIAN = {**_PAPER, "estimator": "Reparameterized"}
 RECIPES = {
     # Section 6 of the paper, for all models; its estimator is not the one of a conventional VAE.
-    "paper": {**dict.fromkeys(zoo.ARCHITECTURES, _PAPER), "fc_vae": {**_PAPER, "estimator": "Reparameterized"}},
+    "paper": {**dict.fromkeys(zoo.ARCHITECTURES, _PAPER), "fc_vae": _GAUSSIAN},
     "best": {
-        "fc_vae": {**_PAPER, "estimator": "Reparameterized"},
+        "fc_vae": _GAUSSIAN,
         "fc_bvae": {**_PAPER, **_BITS, "epochs": 220, "precision": "fastest"},
         "cnn_bvae": {**_PAPER, **_BITS, "epochs": 60},
         "fc_cvae": {**_PAPER, **_ANNEALED, "epochs": 60, "kl_epochs": 30},

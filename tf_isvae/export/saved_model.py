@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tf_isvae import files
 from tf_isvae.export import card, serving
 from tf_isvae.export.signatures import signatures
 from tf_isvae.model import DiscreteVAE, check_model
@@ -100,7 +101,7 @@ def new_version(folder: Path) -> Iterator[Path]:
 
 def versions(folder: Path) -> list[int]:
     """The versions in a folder, ascending."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isascii() and path.name.isdecimal())
+    return sorted(int(path.name) for path in folder.iterdir() if serving.is_version(path))
 
 
 def _commit(staging: Path, folder: Path) -> Path:
@@ -142,6 +143,6 @@ def _remove_leftovers(folder: Path) -> None:
             if abandoned:
                 shutil.rmtree(path, ignore_errors=True)
     # Half a card. Cards are written under the folder's lock, which is held here.
-    for suffix in (".json", ".md"):
-        for path in folder.glob("." + "[0-9a-f]" * 32 + suffix):
+    for path in folder.iterdir():
+        if files.is_leftover(path) and path.suffix in (".json", ".md"):
             path.unlink()

@@ -115,7 +115,7 @@ def serving_config(folder: str | os.PathLike, base_path: str = "/models") -> Pat
     folder = Path(folder)
     if not str(base_path).startswith("/") and "://" not in str(base_path):
         raise ValueError(f"base_path is {base_path!r}; a server takes an absolute path, such as '/models'.")
-    names = sorted({path.parent.parent.name for path in folder.glob("*/*/saved_model.pb") if _is_version(path.parent)})
+    names = sorted({path.parent.parent.name for path in folder.glob("*/*/saved_model.pb") if is_version(path.parent)})
     if not names:
         raise ValueError(f"{folder} holds no models: export some as {folder}/<name>; each is served as <name>.")
     config = model_server_config_pb2.ModelServerConfig()
@@ -130,5 +130,6 @@ def serving_config(folder: str | os.PathLike, base_path: str = "/models") -> Pat
     return path
 
 
-def _is_version(path: Path) -> bool:
+def is_version(path: Path) -> bool:
+    """Whether a server takes a directory of this name for a version."""
     return path.name.isascii() and path.name.isdecimal()
