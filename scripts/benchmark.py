@@ -192,7 +192,7 @@ def benchmark_export(arguments: argparse.Namespace) -> None:
 def main(arguments: argparse.Namespace) -> None:
     import keras
 
-    from tf_isvae import checks, estimators, zoo
+    from tf_isvae import checks, estimators, optimizers, zoo
 
     for name in arguments.models:
         zoo.check_name(name)
@@ -211,7 +211,7 @@ def main(arguments: argparse.Namespace) -> None:
         for precision, dtype in PRECISIONS.items():
             keras.config.set_dtype_policy(precision)
             model = zoo.build(name, estimator=estimators.ImportanceSampling())
-            model.compile(optimizer=keras.optimizers.Adam(1e-3))
+            model.compile(optimizer=optimizers.Adam(1e-3))
             before = matmul_rate(dtype)
             speed = images_per_second(model, arguments)
             rate = max(before, matmul_rate(dtype))

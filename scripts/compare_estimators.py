@@ -75,7 +75,7 @@ def make_latent(text: str | None):
 def build(estimator, latent, seed: int):
     import keras
 
-    from tf_isvae import CategoricalLatent, DiscreteVAE
+    from tf_isvae import CategoricalLatent, DiscreteVAE, optimizers
 
     categorical = isinstance(latent, CategoricalLatent)
     widths = (512, 256) if categorical else (200, 200)
@@ -91,7 +91,7 @@ def build(estimator, latent, seed: int):
     decoder = [keras.Input((latent.units,)), *hidden(reversed(widths)), keras.layers.Dense(784)]
     decoder.append(keras.layers.Reshape((28, 28, 1)))
     model = DiscreteVAE(keras.Sequential(encoder), latent, keras.Sequential(decoder), estimator=estimator, seed=seed)
-    model.compile(optimizer=keras.optimizers.Adam(1e-3), steps_per_execution=STEPS_PER_CALL)
+    model.compile(optimizer=optimizers.Adam(1e-3), steps_per_execution=STEPS_PER_CALL)
     return model
 
 

@@ -772,3 +772,7 @@ def test_a_failed_download_is_quick_clear_and_leaves_nothing(tmp_path, offline, 
     assert time.monotonic() - began < 20
     assert not folder.exists()
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_no_thread_that_the_end_of_an_iterator_waits_for():
+    assert datasets.load(np.zeros((4, 2, 2, 1), np.uint8), batch_size=2).options().autotune.enabled is False

@@ -1,6 +1,17 @@
 """Variational auto encoders with binary and categorical latents, for TensorFlow and Keras 3."""
 
-from tf_isvae import callbacks, datasets, estimators, evaluation, export, latents, likelihoods, networks, zoo
+from tf_isvae import (
+    callbacks,
+    datasets,
+    estimators,
+    evaluation,
+    export,
+    latents,
+    likelihoods,
+    networks,
+    optimizers,
+    zoo,
+)
 from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent
 from tf_isvae.model import DiscreteVAE
 
@@ -17,5 +28,6 @@ __all__ = [
     "latents",
     "likelihoods",
     "networks",
+    "optimizers",
     "zoo",
 ]

@@ -38,6 +38,8 @@ _BUILT_IN = ("mnist", "fashion_mnist", "digits")
 _BROKEN = "cannot be decoded as PNG or JPEG"
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _CHUNK = 1024  # images that are converted together, so that conversions need little memory beside the result
+_PARALLEL = os.cpu_count() or 1  # batches that are decoded at the same time
+_PREFETCHED = 2  # batches
 
 # One stream of random numbers per purpose, so that the noise of `binarize` tells nothing of the order.
 _ORDER, _NOISE = 7001, 7002
@@ -194,8 +196,11 @@ def load(
         return (images, targets) if labels else images
 
     dataset = batches.map(finish)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(_PREFETCHED)
     options = tf.data.Options()
+    # The thread that tunes sleeps up to a minute between two looks, and where there is one core, the end of an
+    # iterator often waits for it: seconds after each evaluation and each fit.
+    options.autotune.enabled = False
     # What TensorFlow deals out to several workers, where `shard` does not: most sources are not a list of files.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.with_options(options)
@@ -253,7 +258,7 @@ def _batches_from_disk(found, places, batch_size, seed, static_seed, size, chann
         records = found.records(None if seed is None else _fold(seed, _ORDER, epoch))
         # Skipped before they are decoded, which is most of the work.
         batches = records.skip(first * batch_size).batch(batch_size).enumerate(epoch * per_epoch + first)
-        return batches.map(part, num_parallel_calls=tf.data.AUTOTUNE)
+        return batches.map(part, num_parallel_calls=_PARALLEL)
 
     return places.flat_map(epoch_batches)
 
@@ -281,7 +286,7 @@ def _decoder(found: _Encoded, size, channels, static_seed=None):
 def _decode_all(found: _Encoded, size, channels) -> _Arrays:
     images = np.empty((found.count, *_converted_shape(found, size, channels)), np.uint8)
     labels = np.empty(found.count, np.int32)
-    chunks = found.records(None).batch(_CHUNK).map(_decoder(found, size, channels), num_parallel_calls=tf.data.AUTOTUNE)
+    chunks = found.records(None).batch(_CHUNK).map(_decoder(found, size, channels), num_parallel_calls=_PARALLEL)
     begin = 0
     try:
         for chunk, targets in chunks.as_numpy_iterator():

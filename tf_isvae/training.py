@@ -37,7 +37,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import checks, datasets, estimators, files, networks, plotting, zoo
+from tf_isvae import checks, datasets, estimators, files, networks, optimizers, plotting, zoo
 from tf_isvae.callbacks import GradientVariance, KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss
 from tf_isvae.model import DiscreteVAE
 
@@ -443,7 +443,7 @@ def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
             rate = config.learning_rate
             if config.schedule == "cosine":
                 rate = keras.optimizers.schedules.CosineDecay(rate, steps_per_epoch * config.epochs)
-            model.compile(optimizer=keras.optimizers.Adam(rate))
+            model.compile(optimizer=optimizers.Adam(rate))
             model.optimizer.build(model.trainable_variables)
         run = Run(model, run_dir, steps_per_epoch, worker, workers)
         if config.start_at_mean and checkpoint is None:
@@ -590,7 +590,7 @@ class Run(keras.callbacks.Callback):
             parts = tf.data.Dataset.range(replicas)
             return parts.map(lambda i: images[count * i // replicas : count * (i + 1) // replicas])
 
-        parts = batches.flat_map(split).prefetch(tf.data.AUTOTUNE)
+        parts = batches.flat_map(split).prefetch(2)
         return self.strategy.distribute_datasets_from_function(lambda context: parts)
 
     # --- as a Keras callback ------------------------------------------------------------------------------------

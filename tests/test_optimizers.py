@@ -1,0 +1,93 @@
+"""tf_isvae.optimizers.Adam against keras.optimizers.Adam, the oracle."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_isvae import optimizers, zoo
+
+SHAPES = ((5, 3), (3,), (2, 2, 3, 1))
+
+
+def _after(optimizer, steps: int = 30, dtype: str = "float32") -> list[np.ndarray]:
+    """Weights after some steps with gradients of very different sizes, some of them 0."""
+    rng = np.random.default_rng(0)
+    weights = [keras.Variable(rng.normal(size=shape), dtype=dtype) for shape in SHAPES]
+    step = tf.function(lambda gradients: optimizer.apply(gradients, weights))
+    optimizer.build(weights)
+    for t in range(steps):
+        sizes = 10.0 ** rng.integers(-6, 3, len(SHAPES)) * (t % 3 > 0)
+        step([tf.constant(s * rng.normal(size=shape), dtype) for s, shape in zip(sizes, SHAPES, strict=True)])
+    return [keras.ops.convert_to_numpy(weight).astype(np.float64) for weight in weights]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"beta_1": 0.5, "beta_2": 0.99, "epsilon": 1e-3},
+        {"learning_rate": keras.optimizers.schedules.CosineDecay(1e-2, 20)},
+        {"weight_decay": 0.1},
+        {"global_clipnorm": 0.1},
+        {"use_ema": True, "ema_overwrite_frequency": 7},
+        {"gradient_accumulation_steps": 3},
+        {"amsgrad": True},
+    ],
+    ids=lambda options: next(iter(options), "plain"),
+)
+def test_makes_the_steps_of_keras(options):
+    for ours, theirs in zip(_after(optimizers.Adam(**options)), _after(keras.optimizers.Adam(**options)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_of_another_dtype():
+    for ours, theirs in zip(
+        _after(optimizers.Adam(), dtype="bfloat16"), _after(keras.optimizers.Adam(), dtype="bfloat16"), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def _trained(optimizer, strategy=None) -> keras.Model:
+    images = np.random.default_rng(0).random((32, 4, 4, 1), np.float32)
+    with (strategy or tf.distribute.get_strategy()).scope():
+        keras.utils.set_random_seed(0)
+        model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3, seed=0)
+        model.compile(optimizer=optimizer())
+    model.fit(images, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    return model
+
+
+def test_fit_and_saving_with_its_state(tmp_path):
+    model = _trained(optimizers.Adam)
+    for ours, theirs in zip(model.get_weights(), _trained(keras.optimizers.Adam).get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.optimizer) is optimizers.Adam
+    for ours, theirs in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+REPLICAS = """
+import sys
+import tensorflow as tf
+import keras
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, "tests")
+import numpy as np
+import test_optimizers
+from tf_isvae import optimizers
+ours, theirs = (
+    test_optimizers._trained(adam, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])).get_weights()
+    for adam in (optimizers.Adam, keras.optimizers.Adam)
+)
+for a, b in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
+"""
+
+
+def test_replicas_make_the_same_steps(fresh_python):
+    result = fresh_python("-c", REPLICAS)
+    assert result.returncode == 0, result.stderr
