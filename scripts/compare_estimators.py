@@ -33,6 +33,7 @@ def make_parser() -> command_line.Parser:
     parser = command_line.Parser(__doc__)
     parser.add_argument("--estimators", nargs="+", default=DEFAULT, metavar="NAME[:COUNT]")
     parser.add_argument("--categorical", default=None, metavar="VARIABLESxCATEGORIES", help="such as 24x4")
+    parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--evaluate-every", type=int, default=5_000, help="steps")
     parser.add_argument("--seed", type=int, default=0)
@@ -59,6 +60,12 @@ def decoder_evaluations(estimator) -> int:
     if hasattr(estimator, "estimator"):  # Linearized
         return 1 + decoder_evaluations(estimator.estimator)
     return 2 * estimator.num_pairs if hasattr(estimator, "num_pairs") else estimator.num_samples
+
+
+def variant(arguments: argparse.Namespace) -> str:
+    """What the names of the files of this protocol end in, beside those of the others in the same folder."""
+    precision = "" if arguments.precision == "float32" else f"_{arguments.precision}"
+    return (f"_{arguments.categorical}" if arguments.categorical else "") + precision
 
 
 def make_latent(text: str | None):
@@ -103,7 +110,7 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     from tf_isvae import datasets, evaluation, files
 
     estimator = make_estimator(text)
-    name = text.replace(":", "-") + (f"_{arguments.categorical}" if arguments.categorical else "")
+    name = text.replace(":", "-") + variant(arguments)
     model_path, csv_path = arguments.run_dir / f"{name}.keras", arguments.run_dir / f"{name}.csv"
     model, rows = build(estimator, make_latent(arguments.categorical), arguments.seed), []
     if model_path.exists() and csv_path.exists():
@@ -190,8 +197,14 @@ def table(results: dict[str, list[dict]]) -> str:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    import keras
+    import tensorflow as tf
+
     from tf_isvae import checks, files, plotting
 
+    # These products are small: to run several operations at a time is faster than to split each over the cores.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    keras.config.set_dtype_policy(arguments.precision)
     checks.integer("--seed", arguments.seed, 0)
     if arguments.evaluate_every < 1 or arguments.steps < 1 or arguments.steps % arguments.evaluate_every:
         raise ValueError(
@@ -206,7 +219,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise type(error)(
             f"--run-dir {arguments.run_dir} cannot be written: {error.strerror}; choose another."
         ) from None
-    comparison = arguments.run_dir / ("comparison" + (f"_{arguments.categorical}" if arguments.categorical else ""))
+    comparison = arguments.run_dir / f"comparison{variant(arguments)}"
     results = {}
     for text in arguments.estimators:
         results[text] = run(text, arguments)

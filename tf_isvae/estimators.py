@@ -230,13 +230,27 @@ class Enumerated(Estimator):
     MAX_CODES = 4096
 
     def __call__(self, posterior, log_likelihood, seed=None):
-        z = self._all_z(posterior)[:, None]
-        f = log_likelihood(z)
-        expectation = tf.reduce_sum(tf.exp(posterior.log_prob(z)) * f, axis=0)
+        z = self._all_z(posterior)
+        f = log_likelihood(z[:, None])
+        expectation = tf.reduce_sum(tf.exp(self._log_prob_of_each(posterior, z)) * f, axis=0)
         return Estimate(value=expectation, surrogate=expectation)
 
     def check(self, posterior):
         self._all_z(posterior)
+
+    def _log_prob_of_each(self, posterior, z: tf.Tensor) -> tf.Tensor:
+        """ln q(z|x) of every z (codes, units) for every image: (codes, batch).
+
+        It is linear in z, so that one matrix product has them all; the distribution's own `log_prob` would go through
+        a tensor (codes, batch, units).
+        """
+        bits, categories = latents.bernoulli_logits(posterior), latents.categorical_logits(posterior)
+        if bits is not None:
+            # Two products of numbers below 0, rather than eta^T z - A(eta), which cancels where q is near 0 or 1.
+            log_ones, log_zeros = tf.math.log_sigmoid(bits), tf.math.log_sigmoid(-bits)
+            return tf.matmul(z, log_ones, transpose_b=True) + tf.matmul(1 - z, log_zeros, transpose_b=True)
+        log_softmax = tf.reshape(tf.nn.log_softmax(categories), (-1, z.shape[-1]))
+        return tf.matmul(z, log_softmax, transpose_b=True)
 
     def _all_z(self, posterior) -> tf.Tensor:
         """Every z once: (codes, units)."""
