@@ -50,6 +50,8 @@ GROUPS = {
         ("fc_bvae_fashion_paper", "fc_bvae_fashion_best", "cnn_bvae_fashion_best"),
     ),
 }
+# The experiment whose model the picture at the top of the README shows.
+OVERVIEW = "fc_bvae_best"
 PICTURES = ("reconstructions", "prior_samples")
 # Columns of history.csv that the report draws or quotes.
 COLUMNS = ("loss", "log_likelihood", "gradient_variance")
@@ -137,6 +139,24 @@ def collect(name: str, arguments: argparse.Namespace) -> None:
     for picture in PICTURES:
         with files.whole(arguments.to / "figures" / f"{name}_{picture}.png") as path:
             shutil.copyfile(run_dir / "figures" / f"{picture}.png", path)
+    if name == OVERVIEW:
+        draw_overview(source, arguments)
+
+
+def draw_overview(source, arguments: argparse.Namespace) -> None:
+    """One test image of each class, its bits and its reconstruction from them; and samples of the prior."""
+    import evaluate
+    import numpy as np
+
+    from tf_isvae import plotting
+
+    data_dir = arguments.data_dir or source.config["data_dir"]
+    images, labels = evaluate.load(source.model, source.config["dataset"], "test", data_dir, None, count=1000)
+    images = images[[np.flatnonzero(labels == label)[0] for label in np.unique(labels)]]
+    bits = source.model.encode(images)
+    samples = source.model.generate(len(images), seed=0)
+    path = arguments.to / "figures" / "overview.png"
+    plotting.overview(images, bits, source.model.decode(bits), samples, path)
 
 
 def rounded(text: str) -> float | None:

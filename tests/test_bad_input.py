@@ -491,6 +491,7 @@ CALLS = {
                 lambda path: plotting.elbo_curves({"a": [{"step": 1, "seconds": 1, "train_elbo": 1}]}, path),
                 lambda path: plotting.reconstructions(GOOD, GOOD, path),
                 lambda path: plotting.image_grid(GOOD, path),
+                lambda path: plotting.overview(GOOD, np.ones((len(GOOD), 3)), GOOD, GOOD, path),
             )
             for name, given, accepted in (
                 ("figure.pdf", "figure.pdf", "ends in .png"),
@@ -514,6 +515,17 @@ CALLS = {
             lambda my: plotting.reconstructions(GOOD, GOOD[:2], my.tmp / "a.png"),
             "(2, 2, 2, 1)",
             "one reconstruction of the same size",
+        ),
+        (lambda my: plotting.overview(GOOD, GOOD, GOOD, GOOD, my.tmp / "a.png"), "bits have shape", "units"),
+        (
+            lambda my: plotting.overview(GOOD, np.full((len(GOOD), 3), 2), GOOD, GOOD, my.tmp / "a.png"),
+            "bits have shape",
+            "0 or 1",
+        ),
+        (
+            lambda my: plotting.overview(GOOD, np.ones((len(GOOD), 3)), GOOD, GOOD[:2], my.tmp / "a.png"),
+            "samples have shape",
+            "that of images",
         ),
         *counts(lambda my, n: plotting.image_grid(GOOD, my.tmp / "a.png", columns=n), "columns"),
         *(
@@ -712,6 +724,7 @@ COMMANDS = [
     ("compare_estimators.py --estimators DisARM Enumerated", "codes", "at most 4096"),
     ("compare_estimators.py --estimators Reparameterized", "Reparameterized needs", "GaussianLatent"),
     ("compare_estimators.py --run-dir FILES/notes.txt", "notes.txt cannot be written", "choose another"),
+    ("compare_estimators.py --precision float16", "'float16'", "mixed_bfloat16"),
     ("compare_estimators.py --foo", "unrecognized arguments: --foo", "--help"),
     ("benchmark.py --models vae", "'vae'", "fc_bvae"),
     ("benchmark.py --models fc_bvae vae --export", "'vae'", "fc_bvae"),

@@ -51,3 +51,10 @@ def test_names_of_estimators(script):
     for wrong in ("disarm", "DisARM:x", "DisARM:-1", "Linearized+", "Linearized+x"):
         with pytest.raises(ValueError, match="NAME:COUNT"):
             compare.make_estimator(wrong)
+
+
+def test_protocols_have_files_of_their_own(script):
+    compare = script("compare_estimators")
+    settings = [[], ["--precision", "mixed_bfloat16"], ["--categorical", "24x4"]]
+    settings.append(settings[1] + settings[2])
+    assert len({compare.variant(compare.make_parser().parse_args(given)) for given in settings}) == 4

@@ -174,11 +174,37 @@ def test_a_variance_that_falls_to_zero_at_once(tmp_path):
     assert has_colour(read(tmp_path / "curves.png")[:-80], BLUE)
 
 
+def overview_of(bits):
+    images = random_images(len(bits), 7, 5, 3) * [1, 0, 0]
+    return images, bits, images[::-1], images * 0.5
+
+
+@pytest.mark.parametrize("n, units", [(1, 1), (3, 7), (10, 50)])
+def test_an_overview_has_every_image_and_every_bit(tmp_path, n, units):
+    bits = np.random.default_rng(0).integers(0, 2, (n, units))
+    images, _, reconstructions, samples = overview_of(bits)
+    plotting.overview(images, bits, reconstructions, samples, tmp_path / "overview.png")
+    picture = read(tmp_path / "overview.png").astype(int)
+    red = (picture[..., 0] > 30) & (picture[..., 1:].max(axis=-1) == 0)
+    rows = runs_of(red.any(axis=1))
+    assert len(rows) == 3  # inputs, reconstructions, samples; the bits between the first two are not red
+    across = runs_of(red.any(axis=0))
+    assert len(across) == n
+    for (top, bottom), row in zip(rows, (images, reconstructions, samples), strict=True):
+        for (left, right), image in zip(across, row, strict=True):
+            np.testing.assert_array_equal(shrink(picture[top:bottom, left:right], 7, 5), as_bytes(image))
+    cells = picture[rows[0][1] : rows[1][0]]
+    drawn = [np.all(cells == colour, axis=-1).sum() for colour in (plotting._ONE, plotting._ZERO)]
+    # All cells have one size, so their numbers are as their areas.
+    assert drawn[0] * (bits == 0).sum() == drawn[1] * (bits == 1).sum() and sum(drawn) % units == 0
+
+
 DRAW = {
     "training_curves": lambda path: plotting.training_curves(history(2), path),
     "compare_curves": lambda path: plotting.compare_curves({"a": history(2)}, path),
     "reconstructions": lambda path: plotting.reconstructions(np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)), path),
     "image_grid": lambda path: plotting.image_grid(np.zeros((1, 2, 2, 1)), path),
+    "overview": lambda path: plotting.overview(*overview_of(np.eye(1)), path),
 }
 
 

@@ -6,6 +6,7 @@ training loop. A file appears whole or not at all.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ _TRAIN, _TEST = "-", (0, (4, 1.5))  # line styles
 _WIDTH, _HEIGHT = 1000, 1500  # small images are enlarged towards this size
 _LARGEST = 4000  # large ones are thinned to stay near this size
 _GAP, _PAIR_GAP, _MARGIN = 8, 2, 10
+_ONE, _ZERO = (0, 64, 120), (205, 222, 235)  # colours of bits
 
 
 def training_curves(history: Mapping[str, Sequence[float]], path: str | os.PathLike, title: str | None = None):
@@ -232,6 +234,59 @@ def image_grid(images: np.ndarray, path: str | os.PathLike, title: str | None = 
     _draw_mosaic(_resize(_check_images("images", images), columns), columns, path, title, {})
 
 
+def overview(
+    images: np.ndarray, bits: np.ndarray, reconstructions: np.ndarray, samples: np.ndarray, path: str | os.PathLike
+):
+    """Draws what a model with bits does: images, the bits of each, reconstructions, and samples of the prior.
+
+    Args:
+      images: (n, height, width, channels) in [0, 1]: grey (1 channel), RGB (3), or else the channels' mean is shown.
+      bits: (n, units), the codes of the images: a 1 is drawn as a dark cell, a 0 as a pale one.
+      reconstructions, samples: as `images`.
+      path: the PNG to write, in a folder that exists.
+
+    Raises:
+      ValueError: shapes that do not fit together, images not in [0, 1], bits other than 0 and 1; or `path` does not
+        end in .png.
+      FileNotFoundError: the folder of `path` does not exist.
+    """
+    path, bits = _check_path(path), np.asarray(bits)
+    n = len(images)
+    for name, given in (("reconstructions", reconstructions), ("samples", samples)):
+        if np.shape(given) != np.shape(images):
+            raise ValueError(f"{name} have shape {np.shape(given)}; they must have that of images, {np.shape(images)}")
+    if bits.ndim != 2 or len(bits) != n or bits.size == 0 or not np.isin(bits, (0, 1)).all():
+        raise ValueError(f"bits have shape {bits.shape}; they must be 0 or 1 and of shape ({n}, units)")
+    parts = {
+        "input": _resize(_check_images("images", images), n),
+        f"{bits.shape[1]} bits": _bit_cells(bits),
+        "reconstruction": _resize(_check_images("reconstructions", reconstructions), n),
+        "prior sample": _resize(_check_images("samples", samples), n),
+    }
+    width = max(part.shape[2] for part in parts.values())
+    rows, centres, height = [], {}, 0
+    for label, part in parts.items():
+        left = (width - part.shape[2]) // 2
+        sides = ((0, 0), (0, _GAP), (left, width - part.shape[2] - left), (0, 0))
+        rows.append(np.pad(part, sides, constant_values=255))
+        centres[label] = height + part.shape[1] / 2
+        height += part.shape[1] + _GAP
+    _draw_mosaic(np.concatenate(rows, axis=1)[:, :-_GAP], n, path, None, centres)
+
+
+def _bit_cells(bits: np.ndarray) -> np.ndarray:
+    """Each code as cells in rows, twice as wide as high: uint8 (n, height, width, 3)."""
+    n, units = bits.shape
+    across = math.ceil(math.sqrt(2 * units))
+    down = -(-units // across)
+    colours = np.full((n, down * across, 3), 255, np.uint8)
+    colours[:, :units] = np.where(bits[..., None] == 1, _ONE, _ZERO)
+    cell = max(2, _WIDTH // (n * across) - 1)
+    cells = colours.reshape(n, down, across, 3).repeat(cell, axis=1).repeat(cell, axis=2)
+    cells[:, ::cell] = cells[:, :, ::cell] = 255  # thin lines between the cells
+    return cells
+
+
 def _check_path(path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -320,7 +375,9 @@ def _draw_mosaic(tiles: np.ndarray, columns: int, path: Path, title: str | None,
         for row in range(rows)
         for label, centre in centres.items()
     ]
-    left = _MARGIN + max((round(text.get_window_extent().width) + _MARGIN for text, _ in labels[:2]), default=0)
+    left = _MARGIN + max(
+        (round(text.get_window_extent().width) + _MARGIN for text, _ in labels[: len(centres)]), default=0
+    )
     bottom = _MARGIN
     top = bottom + mosaic.shape[0]
     width, height = left + mosaic.shape[1] + _MARGIN, top + _MARGIN
