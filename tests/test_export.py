@@ -30,7 +30,7 @@ from tf_isvae import (
     networks,
     zoo,
 )
-from tf_isvae.export import serving, signatures
+from tf_isvae.export import card, serving, signatures
 from tf_isvae.export.saved_model import new_version
 
 # DESIGN of the signatures, by hand: name -> (inputs, outputs) of (dtype, shape after the batch).
@@ -155,6 +155,15 @@ def test_signatures_are_those_of_the_table(served, name):
     }
     assert served[2][name] == expected
     assert all(len(outputs) >= 2 for _, outputs in served[2][name].values())
+
+
+@each_model
+def test_cards_say_what_the_layers_compute_in(served, name, tmp_path):
+    expected = "mixed_bfloat16" if name == "bfloat16" else "float32"
+    assert json.loads((served[1] / name / "metadata.json").read_text())["model"]["precision"] == expected
+    served[0][name].save(tmp_path / "model.keras")
+    stored = keras.models.load_model(tmp_path / "model.keras")  # under the policy float32
+    assert card._precision(stored.encoder) == expected
 
 
 @each_model

@@ -9,6 +9,8 @@ import json
 import shlex
 from pathlib import Path
 
+import keras
+
 from tf_isvae import files
 from tf_isvae.export.signatures import inputs
 from tf_isvae.model import DiscreteVAE
@@ -66,7 +68,7 @@ def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, 
             "image_shape": list(model.image_shape),
             "likelihood": type(model.likelihood).__name__,
             "estimator": estimator,
-            "precision": model.encoder.dtype_policy.name,
+            "precision": _precision(model.encoder),
             "parameters": model.encoder.count_params() + model.decoder.count_params(),
         },
         "training": {"command": _command(config), "config": config} if config else None,
@@ -81,6 +83,11 @@ def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, 
         "packages": _versions(),
         "files": {str(file.relative_to(path)): _file(file) for file in sorted(path.rglob("*")) if file.is_file()},
     }
+
+
+def _precision(network: keras.Model) -> str:
+    """That of its first layer with weights: a model as a whole has the policy of the moment when it was put together."""
+    return next((layer for layer in network.layers if layer.weights), network).dtype_policy.name
 
 
 def write(folder: Path, version: int, description: dict) -> None:
