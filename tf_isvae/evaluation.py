@@ -22,7 +22,7 @@ def _gradient_function(model, images, estimator):
     weights = model.encoder.trainable_variables
     images = tf.constant(check_images(images, model.image_shape))
 
-    @tf.function
+    @tf.function(autograph=False)
     def gradient(seed, draw):
         noise = tf.random.experimental.stateless_fold_in(tf.stack([seed, 0]), draw)
         with tf.GradientTape() as tape:

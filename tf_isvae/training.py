@@ -87,7 +87,7 @@ RECIPES = {
     "best": {
         "fc_vae": _GAUSSIAN,
         "fc_bvae": {**_PAPER, **_BITS, "epochs": 220, "precision": "fastest"},
-        "cnn_bvae": {**_PAPER, **_BITS, "epochs": 60},
+        "cnn_bvae": {**_PAPER, **_BITS, "epochs": 160},
         "fc_cvae": {**_PAPER, **_ANNEALED, "epochs": 60, "kl_epochs": 30},
         "cnn_cvae": {**_PAPER, **_ANNEALED, "epochs": 40, "kl_epochs": 20},
     },
