@@ -86,7 +86,7 @@ def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, 
 
 
 def _precision(network: keras.Model) -> str:
-    """That of its first layer with weights: a model as a whole has the policy of the moment when it was put together."""
+    """That of its first layer with weights; the network as a whole has the policy under which it was put together."""
     return next((layer for layer in network.layers if layer.weights), network).dtype_policy.name
 
 
