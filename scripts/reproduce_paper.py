@@ -28,12 +28,17 @@ EXPERIMENTS = {
     "fc_cvae_best": {"model": "fc_cvae", "dataset": "mnist", "recipe": "best"},
     "fc_vae": {"model": "fc_vae", "dataset": "mnist", "recipe": "paper"},
     "cnn_bvae_paper": {"model": "cnn_bvae", "dataset": "mnist", "recipe": "paper"},
-    "cnn_bvae_best": {"model": "cnn_bvae", "dataset": "mnist", "recipe": "best"},
+    "cnn_bvae_best": {"model": "cnn_bvae", "dataset": "mnist", "recipe": "best", "precision": "mixed_bfloat16"},
     "cnn_cvae_paper": {"model": "cnn_cvae", "dataset": "mnist", "recipe": "paper"},
-    "cnn_cvae_best": {"model": "cnn_cvae", "dataset": "mnist", "recipe": "best"},
+    "cnn_cvae_best": {"model": "cnn_cvae", "dataset": "mnist", "recipe": "best", "precision": "mixed_bfloat16"},
     "fc_bvae_fashion_paper": {"model": "fc_bvae", "dataset": "fashion_mnist", "recipe": "paper", "epochs": 1000},
     "fc_bvae_fashion_best": {"model": "fc_bvae", "dataset": "fashion_mnist", "recipe": "best"},
-    "cnn_bvae_fashion_best": {"model": "cnn_bvae", "dataset": "fashion_mnist", "recipe": "best"},
+    "cnn_bvae_fashion_best": {
+        "model": "cnn_bvae",
+        "dataset": "fashion_mnist",
+        "recipe": "best",
+        "precision": "mixed_bfloat16",
+    },
 }
 # Name of the picture of the curves -> (heading, the experiments on its axes).
 GROUPS = {
@@ -151,7 +156,9 @@ def draw_overview(source, arguments: argparse.Namespace) -> None:
     from tf_isvae import plotting
 
     data_dir = arguments.data_dir or source.config["data_dir"]
-    images, labels = evaluate.load(source.model, source.config["dataset"], "test", data_dir, None, count=1000)
+    images, labels = evaluate.load(
+        source.model, source.config["dataset"], "test", data_dir, source.config["binarize"], count=1000
+    )
     images = images[[np.flatnonzero(labels == label)[0] for label in np.unique(labels)]]
     bits = source.model.encode(images)
     samples = source.model.generate(len(images), seed=0)

@@ -48,6 +48,16 @@ def test_weights_of_another_dtype():
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_sparse_gradients():
+    def step(optimizer):
+        weight = keras.Variable(np.ones((3, 2)), dtype="float32")
+        optimizer.build([weight])
+        optimizer.apply([tf.IndexedSlices(tf.ones((2, 2)), tf.constant([1, 1]), tf.constant([3, 2]))], [weight])
+        return keras.ops.convert_to_numpy(weight)
+
+    np.testing.assert_allclose(step(optimizers.Adam(0.1)), step(keras.optimizers.Adam(0.1)), rtol=1e-6)
+
+
 def _trained(optimizer, strategy=None) -> keras.Model:
     images = np.random.default_rng(0).random((32, 4, 4, 1), np.float32)
     with (strategy or tf.distribute.get_strategy()).scope():

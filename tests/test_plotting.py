@@ -193,10 +193,14 @@ def test_an_overview_has_every_image_and_every_bit(tmp_path, n, units):
     for (top, bottom), row in zip(rows, (images, reconstructions, samples), strict=True):
         for (left, right), image in zip(across, row, strict=True):
             np.testing.assert_array_equal(shrink(picture[top:bottom, left:right], 7, 5), as_bytes(image))
+    centres = [(left + right) // 2 for left, right in across]
+    pitch = centres[1] - centres[0] if n > 1 else 0
     cells = picture[rows[0][1] : rows[1][0]]
-    drawn = [np.all(cells == colour, axis=-1).sum() for colour in (plotting._ONE, plotting._ZERO)]
-    # All cells have one size, so their numbers are as their areas.
-    assert drawn[0] * (bits == 0).sum() == drawn[1] * (bits == 1).sum() and sum(drawn) % units == 0
+    for centre, code in zip(centres, bits, strict=True):
+        mine = cells[:, centre - pitch // 2 : centre + pitch // 2] if pitch else cells
+        ones, zeros = (np.all(mine == colour, axis=-1).sum() for colour in (plotting._ONE, plotting._ZERO))
+        # All cells have one size, so their numbers are as their areas.
+        assert ones + zeros > 0 and ones * (code == 0).sum() == zeros * (code == 1).sum()
 
 
 DRAW = {

@@ -11,6 +11,7 @@ from argparse import Namespace
 import numpy as np
 import pytest
 from conftest import ROOT
+from matplotlib.image import imread
 
 from tf_isvae import evaluation, training
 
@@ -84,6 +85,7 @@ def reproduced(script, tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "EXPERIMENTS", small)
+        patch.setattr(script, "OVERVIEW", "fc_bvae_paper")
         patch.syspath_prepend(ROOT / "scripts")
         write = training.files.write_csv
 
@@ -119,6 +121,9 @@ def test_what_a_run_leaves(reproduced):
         for picture in script.PICTURES:
             copy = arguments.to / "figures" / f"{name}_{picture}.png"
             assert copy.read_bytes() == (run_dir / "figures" / f"{picture}.png").read_bytes()
+    # An image of each of the ten classes side by side: wider than high.
+    height, width, _ = imread(arguments.to / "figures" / "overview.png").shape
+    assert width > 1000 and width > 2 * height
 
 
 def test_the_gradient_variance_is_measured_while_training(reproduced):

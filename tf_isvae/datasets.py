@@ -38,7 +38,7 @@ _BUILT_IN = ("mnist", "fashion_mnist", "digits")
 _BROKEN = "cannot be decoded as PNG or JPEG"
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _CHUNK = 1024  # images that are converted together, so that conversions need little memory beside the result
-_PARALLEL = os.cpu_count() or 1  # batches that are decoded at the same time
+_PARALLEL = min(os.cpu_count() or 1, 8)  # batches that are decoded, and held, at the same time
 _PREFETCHED = 2  # batches
 
 # One stream of random numbers per purpose, so that the noise of `binarize` tells nothing of the order.
@@ -197,10 +197,7 @@ def load(
 
     dataset = batches.map(finish)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(_PREFETCHED)
-    options = tf.data.Options()
-    # The thread that tunes sleeps up to a minute between two looks, and where there is one core, the end of an
-    # iterator often waits for it: seconds after each evaluation and each fit.
-    options.autotune.enabled = False
+    options = _options()
     # What TensorFlow deals out to several workers, where `shard` does not: most sources are not a list of files.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.with_options(options)
@@ -289,7 +286,7 @@ def _decode_all(found: _Encoded, size, channels) -> _Arrays:
     chunks = found.records(None).batch(_CHUNK).map(_decoder(found, size, channels), num_parallel_calls=_PARALLEL)
     begin = 0
     try:
-        for chunk, targets in chunks.as_numpy_iterator():
+        for chunk, targets in chunks.with_options(_options()).as_numpy_iterator():
             images[begin : begin + len(chunk)], labels[begin : begin + len(chunk)] = chunk, targets
             begin += len(chunk)
     except tf.errors.OpError as error:
@@ -299,6 +296,14 @@ def _decode_all(found: _Encoded, size, channels) -> _Arrays:
     if begin < found.count:
         raise ValueError(f"{found.name} holds {begin} images where {found.count} were expected: prepare it anew")
     return _Arrays(found.name, images, labels if found.labels else None)
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    # The thread that tunes sleeps up to a minute between two looks, and where there is one core, the end of an
+    # iterator often waits for it: seconds after each evaluation and each fit.
+    options.autotune.enabled = False
+    return options
 
 
 def _grey(images: tf.Tensor) -> tf.Tensor:

@@ -250,6 +250,8 @@ class Enumerated(Estimator):
             log_ones, log_zeros = tf.math.log_sigmoid(bits), tf.math.log_sigmoid(-bits)
             return tf.matmul(z, log_ones, transpose_b=True) + tf.matmul(1 - z, log_zeros, transpose_b=True)
         log_softmax = tf.reshape(tf.nn.log_softmax(categories), (-1, z.shape[-1]))
+        if categories.shape[-2] == 1:  # z is the identity: nothing to multiply, nor to round
+            return tf.transpose(log_softmax)
         return tf.matmul(z, log_softmax, transpose_b=True)
 
     def _all_z(self, posterior) -> tf.Tensor:

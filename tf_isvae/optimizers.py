@@ -12,12 +12,13 @@ class Adam(keras.optimizers.Adam):
 
     Keras's update of one weight is about ten operations, each of which passes through memory; for small batches they
     take a fifth of a training step. The fused one reads and writes each weight once (Kingma & Ba 2015, algorithm 1,
-    with the bias corrections in the learning rate, as Keras has it). With amsgrad, and for gradients of other dtypes
-    than float32, it is Keras's own.
+    with the bias corrections in the learning rate, as Keras has it). With amsgrad, for sparse gradients, and for
+    weights of other dtypes than float32, it is Keras's own.
     """
 
     def update_step(self, gradient, variable, learning_rate):
-        if self.amsgrad or not variable.dtype == gradient.dtype == tf.float32:
+        dense = isinstance(gradient, tf.Tensor)
+        if self.amsgrad or not dense or not variable.dtype == gradient.dtype == tf.float32:
             return super().update_step(gradient, variable, learning_rate)
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations, tf.float32) + 1

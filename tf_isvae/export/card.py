@@ -87,7 +87,10 @@ def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, 
 
 def _precision(network: keras.Model) -> str:
     """That of its first layer with weights; the network as a whole has the policy under which it was put together."""
-    return next((layer for layer in network.layers if layer.weights), network).dtype_policy.name
+    first = next((layer for layer in network.layers if layer.weights), None)
+    if isinstance(first, keras.Model):
+        return _precision(first)
+    return (first or network).dtype_policy.name
 
 
 def write(folder: Path, version: int, description: dict) -> None:
