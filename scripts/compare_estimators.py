@@ -16,6 +16,7 @@ With --categorical, the protocol of Liu et al. 2023: many Categorical variables,
 
 import argparse
 import csv
+import math
 import os
 import time
 from pathlib import Path
@@ -27,7 +28,8 @@ DEFAULT = [
     *("Linearized+ARMS:3", "LeaveOneOut:4", "StraightThrough:1", "ReinMax:1"),
 ]
 BATCH = 100
-STEPS_PER_CALL = 50  # a step takes hardly longer than Python needs to start it
+# At most so many steps between two visits to Python, each of which costs as much as a few steps.
+STEPS_PER_CALL = 500
 
 
 def make_parser() -> command_line.Parser:
@@ -80,7 +82,7 @@ def make_latent(text: str | None):
     return CategoricalLatent(categories=int(sizes[1]), variables=int(sizes[0]))
 
 
-def build(estimator, latent, seed: int):
+def build(estimator, latent, seed: int, steps_per_call: int = STEPS_PER_CALL):
     import keras
 
     from tf_isvae import CategoricalLatent, DiscreteVAE, optimizers
@@ -99,7 +101,7 @@ def build(estimator, latent, seed: int):
     decoder = [keras.Input((latent.units,)), *hidden(reversed(widths)), keras.layers.Dense(784)]
     decoder.append(keras.layers.Reshape((28, 28, 1)))
     model = DiscreteVAE(keras.Sequential(encoder), latent, keras.Sequential(decoder), estimator=estimator, seed=seed)
-    model.compile(optimizer=optimizers.Adam(1e-3), steps_per_execution=STEPS_PER_CALL)
+    model.compile(optimizer=optimizers.Adam(1e-3), steps_per_execution=steps_per_call)
     return model
 
 
@@ -113,7 +115,8 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     estimator = make_estimator(text)
     name = text.replace(":", "-") + variant(arguments)
     model_path, csv_path = arguments.run_dir / f"{name}.keras", arguments.run_dir / f"{name}.csv"
-    model, rows = build(estimator, make_latent(arguments.categorical), arguments.seed), []
+    steps_per_call = math.gcd(STEPS_PER_CALL, arguments.evaluate_every)
+    model, rows = build(estimator, make_latent(arguments.categorical), arguments.seed, steps_per_call), []
     if model_path.exists() and csv_path.exists():
         stored = keras.models.load_model(model_path)
         with open(csv_path, newline="") as file:
@@ -121,6 +124,7 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
         # The CSV is written last; a kill between the two leaves them at different steps.
         if rows and rows[-1]["step"] == int(stored.optimizer.iterations):
             model = stored
+            model.steps_per_execution = steps_per_call
         else:
             rows = []
     step = int(model.optimizer.iterations)
@@ -151,7 +155,7 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
 
         def on_epoch_end(self, epoch, logs=None):
             # The fastest tenth of the calls counts: what else the machine does at the time should not.
-            milliseconds = 1e3 * np.quantile(np.diff(self.times), 0.1) / STEPS_PER_CALL
+            milliseconds = 1e3 * np.quantile(np.diff(self.times), 0.1) / steps_per_call
             self.seconds += arguments.evaluate_every * milliseconds / 1e3
             step = int(model.optimizer.iterations)
             last = step >= arguments.steps

@@ -82,6 +82,27 @@ def test_bernoulli_gradient_is_x_minus_x_hat(arrays):
     np.testing.assert_allclose(tape.gradient(value, output), expected, atol=1e-6)
 
 
+def test_bernoulli_gradient_by_the_images_is_the_logits(arrays):
+    """ln p is linear in x; several samples for each image add up."""
+    output, images = np.stack([arrays[0], 2 * arrays[0]]), tf.constant(arrays[1])
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        value = likelihoods.Bernoulli().log_prob(output, images)
+    np.testing.assert_allclose(tape.gradient(value, images), output.sum(0), rtol=1e-6)
+
+
+def test_bernoulli_has_a_second_derivative(arrays):
+    output = tf.constant(arrays[0])
+    with tf.GradientTape() as outer:
+        outer.watch(output)
+        with tf.GradientTape() as inner:
+            inner.watch(output)
+            value = likelihoods.Bernoulli().log_prob(output, arrays[1])
+        first = inner.gradient(value, output)
+    x_hat = 1 / (1 + np.exp(-arrays[0].astype(np.float64)))
+    np.testing.assert_allclose(outer.gradient(first, output), -x_hat * (1 - x_hat), atol=1e-6)
+
+
 @pytest.mark.parametrize("logit", [-1e4, -100.0, 100.0, 1e4])
 @pytest.mark.parametrize("pixel", [0.0, 0.5, 1.0])
 def test_extreme_logits_are_finite(logit, pixel):

@@ -124,8 +124,14 @@ class LeaveOneOut(Estimator):
     def __call__(self, posterior, log_likelihood, seed=None):
         z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
         f = log_likelihood(z)
-        score = tf.stop_gradient(_leave_one_out(f)) * posterior.log_prob(z)
-        return Estimate(value=tf.reduce_mean(f, axis=0), surrogate=tf.reduce_mean(f + score, axis=0))
+        value = tf.reduce_mean(f, axis=0)
+        weight = tf.stop_gradient(_leave_one_out(f))
+        logits = latents.bernoulli_logits(posterior)
+        if logits is None:
+            return Estimate(value=value, surrogate=value + tf.reduce_mean(weight * posterior.log_prob(z), axis=0))
+        # d log q / d eta = z - q (eq. 20), without the density of every sample.
+        gradient = tf.reduce_mean(weight[..., None] * (z - tf.stop_gradient(tf.sigmoid(logits))), axis=0)
+        return Estimate(value=value, surrogate=value + tf.reduce_sum(gradient * logits, axis=-1))
 
     def get_config(self):
         return {"num_samples": self.num_samples}

@@ -23,6 +23,24 @@ def _flatten(images: tf.Tensor) -> tf.Tensor:
     return tf.reshape(images, tf.concat([tf.shape(images)[:-3], [pixels]], 0))
 
 
+@tf.custom_gradient
+def _bernoulli_log_prob(logits: tf.Tensor, images: tf.Tensor):
+    """sum_i x_i l_i - ln(1 + e^l_i): (..., pixels), (batch, pixels) -> (..., batch).
+
+    Its gradient x - sigmoid(l) is given, and ln(1 + e^l) written as max(l, 0) - ln sigmoid(|l|): both pass fewer times
+    through memory than what TensorFlow derives, which at small batches took a tenth of a training step.
+    """
+    softplus = tf.nn.relu(logits) - tf.math.log(tf.sigmoid(tf.abs(logits)))
+
+    def gradient(upstream: tf.Tensor):
+        upstream = upstream[..., None]
+        leading_axes = list(range(logits.shape.rank - images.shape.rank))
+        to_images = tf.reduce_sum(upstream * logits, axis=leading_axes)
+        return upstream * (images - tf.sigmoid(logits)), to_images
+
+    return tf.reduce_sum(images * logits - softplus, axis=-1), gradient
+
+
 class Likelihood:
     """What the likelihoods share: serialisation from the arguments of `__init__`."""
 
@@ -43,8 +61,7 @@ class Bernoulli(Likelihood):
 
     def log_prob(self, output: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """ln p(x|z) = sum_i x_i l_i - ln(1 + e^l_i), with l the decoder's output (logits)."""
-        logits, images = _flatten(output), _flatten(images)
-        return tf.reduce_sum(images * logits - tf.nn.softplus(logits), axis=-1)
+        return _bernoulli_log_prob(_flatten(output), _flatten(images))
 
     def log_prob_of_each(self, output: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """The same for every pair: ln p is linear in x, so all pairs cost one matrix product."""
