@@ -11,6 +11,7 @@ metadata.json. int8 is calibrated on images of the run's training data, or of --
 """
 
 import argparse
+import zipfile
 from pathlib import Path
 
 import command_line
@@ -41,6 +42,15 @@ def calibration_images(model, config: dict, arguments: argparse.Namespace):
     return evaluate.load(model, name, "train", where, config.get("binarize"), count=500)[0]
 
 
+def deflate(path: Path) -> None:
+    """Compresses the members of the .keras file, which Keras only stores: a twelfth less to ship."""
+    with zipfile.ZipFile(path) as stored:
+        members = {name: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as deflated:
+        for name, content in members.items():
+            deflated.writestr(name, content)
+
+
 def main(arguments: argparse.Namespace) -> None:
     from tf_isvae import export, files
 
@@ -58,6 +68,7 @@ def main(arguments: argparse.Namespace) -> None:
             written.append(folder / f"{folder.resolve().name}.keras")
             with files.whole(written[-1]) as temporary:
                 source.model.save(temporary)
+                deflate(temporary)
         for kind in arguments.litert:
             images = calibration_images(source.model, source.config or {}, arguments) if kind == "int8" else None
             suffix = "" if kind == "float32" else f"_{kind}"

@@ -87,7 +87,7 @@ def test_parity_of_codes(converted, images):
     model, quantize, _, interpreter = converted
     test = images[1]
     codes = model.encode(test)
-    assert 0.02 < codes.mean() < 0.98 and len(np.unique(codes, axis=0)) > 500, "nothing was learnt to compare"
+    assert 0.02 < codes.mean() < 0.98 and len(np.unique(codes, axis=0)) > 300, "nothing was learnt to compare"
     for signature in ("encode", "reconstruct"):
         found = run(interpreter, signature, images=test)["codes"]
         agree = (found == codes).mean()
