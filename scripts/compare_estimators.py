@@ -130,6 +130,12 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     step = int(model.optimizer.iterations)
     if step >= arguments.steps:
         return rows
+    left = arguments.steps - step
+    if left % arguments.evaluate_every:
+        raise ValueError(
+            f"{model_path} is at step {step}; the {left} steps to --steps {arguments.steps} must be a multiple of "
+            f"--evaluate-every {arguments.evaluate_every}: give that of the first run, or another --run-dir."
+        )
 
     def load(split, **options):
         return datasets.load("mnist", split, seed=arguments.seed, data_dir=arguments.data_dir, **options)
@@ -177,7 +183,7 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
 
     model.fit(
         train,
-        epochs=(arguments.steps - step) // arguments.evaluate_every,
+        epochs=left // arguments.evaluate_every,
         steps_per_epoch=arguments.evaluate_every,
         callbacks=[Evaluate()],
         verbose=0,

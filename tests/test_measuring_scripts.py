@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from tf_isvae import estimators, networks, zoo
+from tf_isvae import estimators, files, networks, zoo
 
 
 @pytest.fixture
@@ -58,3 +58,17 @@ def test_protocols_have_files_of_their_own(script):
     settings = [[], ["--precision", "mixed_bfloat16"], ["--categorical", "24x4"]]
     settings.append(settings[1] + settings[2])
     assert len({compare.variant(compare.make_parser().parse_args(given)) for given in settings}) == 4
+
+
+def test_going_on_with_other_distances_than_the_first_run(script, tmp_path):
+    """A run at step 40 cannot reach 60 by evaluations every 30; it would train nothing, and report step 40."""
+    compare = script("compare_estimators")
+    model = compare.build(estimators.DisARM(), compare.make_latent(None), seed=0)
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(40)
+    model.save(tmp_path / "DisARM-1.keras")
+    files.write_csv(tmp_path / "DisARM-1.csv", [{"step": 40, "seconds": 1.0}])
+    arguments = ["--evaluate-every", "30", "--run-dir", str(tmp_path), "--steps"]
+    assert compare.run("DisARM:1", compare.make_parser().parse_args([*arguments, "40"])) == [{"step": 40, "seconds": 1}]
+    with pytest.raises(ValueError, match="step 40; the 20 steps to --steps 60 must be a multiple of .* 30"):
+        compare.run("DisARM:1", compare.make_parser().parse_args([*arguments, "60"]))

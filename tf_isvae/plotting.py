@@ -161,15 +161,16 @@ def elbo_curves(results: Mapping[str, Sequence[Mapping[str, float]]], path: str 
                 f"{label!r} has no rows, or some without `step`, `seconds` and `train_elbo`; give all three"
             )
     figure = Figure(figsize=(9, 4), dpi=160, layout="constrained")
-    colours = _colours(len(results))
     for axes, column in zip(figure.subplots(1, 2, sharey=True), ("step", "seconds"), strict=True):
-        for (label, rows), colour in zip(results.items(), colours, strict=True):
+        for i, (label, rows) in enumerate(results.items()):
+            # Colours of names rather than of an order, and shapes beside them: ten lines may lie close together.
             axes.plot(
                 [row[column] for row in rows],
                 [row["train_elbo"] for row in rows],
                 label=label,
-                color=colour,
-                marker=".",
+                color=f"C{i % 10}",
+                marker="osD^v<>PX*"[i % 10],
+                markersize=5,
             )
         axes.set_xlabel(column if column == "seconds" else "steps")
         axes.set_ylabel("training ELBO, nats per image")
