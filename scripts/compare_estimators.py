@@ -16,7 +16,6 @@ With --categorical, the protocol of Liu et al. 2023: many Categorical variables,
 
 import argparse
 import csv
-import math
 import os
 import time
 from pathlib import Path
@@ -30,6 +29,8 @@ DEFAULT = [
 BATCH = 100
 # At most so many steps between two visits to Python, each of which costs as much as a few steps.
 STEPS_PER_CALL = 500
+# At least so many calls between two evaluations, of which the fastest are timed.
+CALLS = 10
 
 
 def make_parser() -> command_line.Parser:
@@ -105,6 +106,35 @@ def build(estimator, latent, seed: int, steps_per_call: int = STEPS_PER_CALL):
     return model
 
 
+def largest_call(evaluate_every: int) -> int:
+    """Steps a call: a divisor of those between two evaluations, at most STEPS_PER_CALL, and CALLS of them if it can."""
+    most = max(1, min(STEPS_PER_CALL, evaluate_every // CALLS))
+    return next(steps for steps in range(most, 0, -1) if evaluate_every % steps == 0)
+
+
+def paths(text: str, arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """The model and the CSV of an estimator's run."""
+    name = text.replace(":", "-") + variant(arguments)
+    return arguments.run_dir / f"{name}.keras", arguments.run_dir / f"{name}.csv"
+
+
+def read(csv_path: Path) -> list[dict]:
+    with open(csv_path, newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def check_reachable(text: str, arguments: argparse.Namespace) -> None:
+    """Raises ValueError where a stored run cannot come to --steps by evaluations every --evaluate-every steps."""
+    csv_path = paths(text, arguments)[1]
+    step = int(read(csv_path)[-1]["step"]) if csv_path.exists() else 0
+    left = max(0, arguments.steps - step)
+    if left % arguments.evaluate_every:
+        raise ValueError(
+            f"{csv_path} is at step {step}; the {left} steps to --steps {arguments.steps} must be a multiple of "
+            f"--evaluate-every {arguments.evaluate_every}: give that of the first run, or another --run-dir."
+        )
+
+
 def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     """Trains with one estimator, or goes on; returns the rows of its CSV."""
     import keras
@@ -115,12 +145,11 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     estimator = make_estimator(text)
     name = text.replace(":", "-") + variant(arguments)
     model_path, csv_path = arguments.run_dir / f"{name}.keras", arguments.run_dir / f"{name}.csv"
-    steps_per_call = math.gcd(STEPS_PER_CALL, arguments.evaluate_every)
+    steps_per_call = largest_call(arguments.evaluate_every)
     model, rows = build(estimator, make_latent(arguments.categorical), arguments.seed, steps_per_call), []
     if model_path.exists() and csv_path.exists():
         stored = keras.models.load_model(model_path)
-        with open(csv_path, newline="") as file:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        rows = read(csv_path)
         # The CSV is written last; a kill between the two leaves them at different steps.
         if rows and rows[-1]["step"] == int(stored.optimizer.iterations):
             model = stored
@@ -130,12 +159,6 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     step = int(model.optimizer.iterations)
     if step >= arguments.steps:
         return rows
-    left = arguments.steps - step
-    if left % arguments.evaluate_every:
-        raise ValueError(
-            f"{model_path} is at step {step}; the {left} steps to --steps {arguments.steps} must be a multiple of "
-            f"--evaluate-every {arguments.evaluate_every}: give that of the first run, or another --run-dir."
-        )
 
     def load(split, **options):
         return datasets.load("mnist", split, seed=arguments.seed, data_dir=arguments.data_dir, **options)
@@ -183,7 +206,7 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
 
     model.fit(
         train,
-        epochs=left // arguments.evaluate_every,
+        epochs=(arguments.steps - step) // arguments.evaluate_every,
         steps_per_epoch=arguments.evaluate_every,
         callbacks=[Evaluate()],
         verbose=0,
@@ -223,6 +246,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     for text in arguments.estimators:  # a wrong name is refused before hours of the right ones
         make_estimator(text).check(make_latent(arguments.categorical).prior())
+        check_reachable(text, arguments)
     try:
         arguments.run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -196,8 +196,9 @@ def render(results: dict[str, dict]) -> str:
         "Written by `scripts/reproduce_paper.py` from `results/*.json`, which hold the settings, metrics and history "
         "of the runs; not edited by hand. A name ending in `_paper` is the paper's recipe (importance sampling with "
         "one sample, Adam 1e-3, batch 2048), `_best` is ours (`tf_isvae.training.RECIPES`), `fc_vae` the conventional "
-        "VAE with 50 Gaussians. Nats per image. Seconds are those of the training, on the machine of the run, with the "
-        "measurements of the gradient variance.\n",
+        "VAE with 50 Gaussians. Nats per image. Seconds are the wall time of the "
+        "training, with the measurements of the gradient variance: where a run shared its cores with others, or was "
+        "paused, more than it needs.\n",
         "## Figures\n",
         table(
             "experiment | epochs | seconds | train -ELBO | test -ELBO | E_q[ln p(x\\|z)] | KL | ln p(x) | "

@@ -1,12 +1,14 @@
 """likelihoods: against TFP's densities in float64."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_isvae import likelihoods
+from tf_isvae import evaluation, likelihoods, zoo
 
 tfd = tfp.distributions
 
@@ -89,6 +91,53 @@ def test_bernoulli_gradient_by_the_images_is_the_logits(arrays):
         tape.watch(images)
         value = likelihoods.Bernoulli().log_prob(output, images)
     np.testing.assert_allclose(tape.gradient(value, images), output.sum(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("output", "images"),
+    [
+        ((3, 1, 2, 2, 1), (5, 2, 2, 1)),
+        ((1, 2, 2, 1), (5, 2, 2, 1)),
+        ((5, 2, 2, 1), (1, 2, 2, 1)),
+        ((2, 2, 1), (5, 2, 2, 1)),
+    ],
+)
+def test_bernoulli_gradients_of_arguments_that_broadcast(output, images):
+    """Each is summed over the axes that the other one has."""
+    rng = np.random.default_rng(0)
+    output, images = rng.normal(size=output).astype(np.float32), rng.uniform(size=images).astype(np.float32)
+    to_output = images - 1 / (1 + np.exp(-output))
+    expected = []
+    for of, by in ((to_output, output), (output + 0 * images, images)):
+        leading = tuple(range(of.ndim - by.ndim))
+        ones = tuple(i + len(leading) for i, n in enumerate(by.shape) if n == 1)
+        expected.append(of.sum(leading + ones, keepdims=True).reshape(by.shape))
+    given = (tf.constant(output), tf.constant(images))
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        value = likelihoods.Bernoulli().log_prob(*given)
+    for gradient, by_hand in zip(tape.gradient(value, given), expected, strict=True):
+        np.testing.assert_allclose(gradient, by_hand, rtol=1e-5, atol=1e-6)
+
+
+def test_models_are_freed_after_use():
+    """tf.custom_gradient keeps what surrounds it alive; that must not be the graph of a model."""
+
+    def graphs():
+        gc.collect()
+        return sum(isinstance(thing, tf.__internal__.FuncGraph) for thing in gc.get_objects())
+
+    def use():
+        model = zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=13)
+        images = np.zeros((2, 8, 8, 1), np.float32)
+        model.elbo(images, seed=0)
+        model.log_likelihood(images, 2, seed=0)
+        evaluation.gradient_variance(model, images, draws=2)
+
+    use()
+    before = graphs()
+    use()
+    assert graphs() <= before
 
 
 def test_bernoulli_has_a_second_derivative(arrays):

@@ -63,12 +63,16 @@ def test_protocols_have_files_of_their_own(script):
 def test_going_on_with_other_distances_than_the_first_run(script, tmp_path):
     """A run at step 40 cannot reach 60 by evaluations every 30; it would train nothing, and report step 40."""
     compare = script("compare_estimators")
-    model = compare.build(estimators.DisARM(), compare.make_latent(None), seed=0)
-    model.optimizer.build(model.trainable_variables)
-    model.optimizer.iterations.assign(40)
-    model.save(tmp_path / "DisARM-1.keras")
-    files.write_csv(tmp_path / "DisARM-1.csv", [{"step": 40, "seconds": 1.0}])
-    arguments = ["--evaluate-every", "30", "--run-dir", str(tmp_path), "--steps"]
-    assert compare.run("DisARM:1", compare.make_parser().parse_args([*arguments, "40"])) == [{"step": 40, "seconds": 1}]
+    files.write_csv(tmp_path / "DisARM-1.csv", [{"step": 20, "seconds": 1.0}, {"step": 40, "seconds": 2.0}])
+    given = ["--evaluate-every", "30", "--run-dir", str(tmp_path), "--steps"]
+    for reachable in ("40", "100", "30"):
+        compare.check_reachable("DisARM:1", compare.make_parser().parse_args([*given, reachable]))
+    compare.check_reachable("ARMS:3", compare.make_parser().parse_args([*given, "60"]))
     with pytest.raises(ValueError, match="step 40; the 20 steps to --steps 60 must be a multiple of .* 30"):
-        compare.run("DisARM:1", compare.make_parser().parse_args([*arguments, "60"]))
+        compare.check_reachable("DisARM:1", compare.make_parser().parse_args([*given, "60"]))
+
+
+@pytest.mark.parametrize(("between", "steps"), [(5000, 500), (8000, 500), (1000, 100), (500, 50), (7, 1), (5001, 3)])
+def test_steps_of_a_call(script, between, steps):
+    """Ten calls or more between two evaluations, of equal length; 5001 is 3 times a prime."""
+    assert script("compare_estimators").largest_call(between) == steps

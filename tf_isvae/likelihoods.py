@@ -23,6 +23,14 @@ def _flatten(images: tf.Tensor) -> tf.Tensor:
     return tf.reshape(images, tf.concat([tf.shape(images)[:-3], [pixels]], 0))
 
 
+def _sum_to(gradient: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """The sum of a gradient over the axes that broadcasting gave it: of the given shape."""
+    axes, _ = tf.raw_ops.BroadcastGradientArgs(s0=shape, s1=tf.shape(gradient))
+    return tf.reshape(tf.reduce_sum(gradient, axes), shape)
+
+
+# A graph of its own: what tf.custom_gradient holds on to, it holds for ever, and here that is no user's graph.
+@tf.function(autograph=False, reduce_retracing=True)
 @tf.custom_gradient
 def _bernoulli_log_prob(logits: tf.Tensor, images: tf.Tensor):
     """sum_i x_i l_i - ln(1 + e^l_i): (..., pixels), (batch, pixels) -> (..., batch).
@@ -30,13 +38,13 @@ def _bernoulli_log_prob(logits: tf.Tensor, images: tf.Tensor):
     Its gradient x - sigmoid(l) is given, and ln(1 + e^l) written as max(l, 0) - ln sigmoid(|l|): both pass fewer times
     through memory than what TensorFlow derives, which at small batches took a tenth of a training step.
     """
-    softplus = tf.nn.relu(logits) - tf.math.log(tf.sigmoid(tf.abs(logits)))
+    size = tf.abs(logits)
+    softplus = 0.5 * (logits + size) - tf.math.log(tf.sigmoid(size))
 
     def gradient(upstream: tf.Tensor):
         upstream = upstream[..., None]
-        leading_axes = list(range(logits.shape.rank - images.shape.rank))
-        to_images = tf.reduce_sum(upstream * logits, axis=leading_axes)
-        return upstream * (images - tf.sigmoid(logits)), to_images
+        to_logits, to_images = upstream * (images - tf.sigmoid(logits)), upstream * logits
+        return _sum_to(to_logits, tf.shape(logits)), _sum_to(to_images, tf.shape(images))
 
     return tf.reduce_sum(images * logits - softplus, axis=-1), gradient
 

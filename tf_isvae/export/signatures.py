@@ -21,7 +21,6 @@ from collections.abc import Callable
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_isvae import likelihoods
 from tf_isvae.latents import bernoulli_logits, categorical_logits
 from tf_isvae.model import DiscreteVAE
 
@@ -135,15 +134,6 @@ def signatures(model: DiscreteVAE, noise_input: bool = False) -> dict[str, tf.ty
     def uniform(noise):
         return noise if noise_input else uniforms(noise, latent.units)
 
-    # LiteRT has no softplus: the converter writes ln(1 + e^l), infinite from l = 89 on. Of a Bernoulli with logits
-    # beyond +-60 nothing changes in float32; and p(x; l) = p(1 - x; -l), so that -|l| will do.
-    def log_prob(output, images):
-        if noise_input and isinstance(likelihood, likelihoods.Bernoulli):
-            output = tf.cast(output, tf.float32)
-            images = tf.where(output > 0.0, 1.0 - images, images)
-            output = -tf.abs(output)
-        return likelihood.log_prob(output, images)
-
     def encode(images):
         logits = eta(images)
         return {"codes": named_codes(latent.codes(logits)), "logits": logits}
@@ -163,10 +153,12 @@ def signatures(model: DiscreteVAE, noise_input: bool = False) -> dict[str, tf.ty
     def score(images, noise):
         logits = eta(images)
         if noise_input and latent.code_values == 2:
+            # LiteRT has no softplus: the converter writes the KL's ln(1 + e^l), infinite from l = 89 on. Of a Bernoulli
+            # with logits beyond +-60 nothing changes in float32.
             logits = tf.clip_by_value(logits, -60.0, 60.0)
         q = latent.posterior(logits)
         z = sample(q, uniform(noise))
-        log_likelihood = log_prob(model.decoder(z, training=False), images)
+        log_likelihood = likelihood.log_prob(model.decoder(z, training=False), images)
         kl = latent.kl(q)
         return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
 
