@@ -60,16 +60,20 @@ def make_estimator(text: str):
     return known[name](int(count)) if count else known[name]()
 
 
-def decoder_evaluations(estimator) -> int:
+def decoder_evaluations(estimator, latent) -> int:
+    """For each image; those of Enumerated, one for each code, serve a whole batch."""
     if hasattr(estimator, "estimator"):  # Linearized
-        return 1 + decoder_evaluations(estimator.estimator)
-    return 2 * estimator.num_pairs if hasattr(estimator, "num_pairs") else estimator.num_samples
+        return 1 + decoder_evaluations(estimator.estimator, latent)
+    if not hasattr(estimator, "num_samples"):
+        return 2 * estimator.num_pairs if hasattr(estimator, "num_pairs") else latent.num_codes
+    return estimator.num_samples
 
 
 def variant(arguments: argparse.Namespace) -> str:
     """What the names of the files of this protocol end in, beside those of the others in the same folder."""
     precision = "" if arguments.precision == "float32" else f"_{arguments.precision}"
-    return (f"_{arguments.categorical}" if arguments.categorical else "") + precision
+    seed = f"_seed{arguments.seed}" if arguments.seed else ""
+    return (f"_{arguments.categorical}" if arguments.categorical else "") + precision + seed
 
 
 def make_latent(text: str | None):
@@ -143,8 +147,7 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     from tf_isvae import datasets, evaluation, files
 
     estimator = make_estimator(text)
-    name = text.replace(":", "-") + variant(arguments)
-    model_path, csv_path = arguments.run_dir / f"{name}.keras", arguments.run_dir / f"{name}.csv"
+    model_path, csv_path = paths(text, arguments)
     steps_per_call = largest_call(arguments.evaluate_every)
     model, rows = build(estimator, make_latent(arguments.categorical), arguments.seed, steps_per_call), []
     if model_path.exists() and csv_path.exists():
@@ -171,7 +174,7 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     train = load(train_split, batch_size=BATCH, binarize=dynamic, epochs=epochs, start=step)
     train_again = load(train_split, batch_size=1000, binarize=static)
     test_images = np.concatenate([batch.numpy() for batch in load("test", batch_size=1000, binarize=static)])
-    samples = decoder_evaluations(estimator)
+    samples = decoder_evaluations(estimator, model.latent)
 
     class Evaluate(keras.callbacks.Callback):
         seconds = rows[-1]["seconds"] if rows else 0.0
@@ -214,16 +217,16 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def table(results: dict[str, list[dict]]) -> str:
+def table(results: dict[str, list[dict]], latent) -> str:
     lines = [
         "| estimator | decoder evaluations | steps | train ELBO | K-sample test bound | 100-sample test bound "
         "| gradient variance | ms per step |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for text, rows in results.items():
-        row = rows[-1]
+        row, evaluations = rows[-1], decoder_evaluations(make_estimator(text), latent)
         lines.append(
-            f"| {text} | {decoder_evaluations(make_estimator(text))} | {row['step']:.0f} | {row['train_elbo']:.2f} "
+            f"| {text} | {evaluations} | {row['step']:.0f} | {row['train_elbo']:.2f} "
             f"| {row['test_bound']:.2f} | {row['test_bound_100']:.2f} | {row['gradient_variance']:.2e} "
             f"| {row['ms_per_step']:.2f} |"
         )
@@ -244,8 +247,9 @@ def main(arguments: argparse.Namespace) -> None:
             f"--steps {arguments.steps} and --evaluate-every {arguments.evaluate_every}: give positive numbers, "
             "the first a multiple of the second."
         )
+    latent = make_latent(arguments.categorical)
     for text in arguments.estimators:  # a wrong name is refused before hours of the right ones
-        make_estimator(text).check(make_latent(arguments.categorical).prior())
+        make_estimator(text).check(latent.prior())
         check_reachable(text, arguments)
     try:
         arguments.run_dir.mkdir(parents=True, exist_ok=True)
@@ -259,8 +263,8 @@ def main(arguments: argparse.Namespace) -> None:
         results[text] = run(text, arguments)
         plotting.elbo_curves(results, comparison.with_suffix(".png"))
         with files.whole(comparison.with_suffix(".md")) as path:
-            path.write_text(table(results) + "\n")
-    print(f"\n{table(results)}\n\nwritten: {comparison}.md, {comparison}.png and a CSV each")
+            path.write_text(table(results, latent) + "\n")
+    print(f"\n{table(results, latent)}\n\nwritten: {comparison}.md, {comparison}.png and a CSV each")
 
 
 if __name__ == "__main__":

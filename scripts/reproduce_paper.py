@@ -65,7 +65,8 @@ LN_100 = math.log(100)
 
 def make_parser() -> command_line.Parser:
     parser = command_line.Parser(__doc__)
-    parser.add_argument("names", nargs="*", metavar="experiment", help=f"default all of {', '.join(EXPERIMENTS)}")
+    names = ", ".join(EXPERIMENTS)
+    parser.add_argument("names", nargs="*", default=[], metavar="experiment", help=f"default all of {names}")
     parser.add_argument("--epochs", type=int, default=None, help="instead of the recipe's")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/paper"))
     parser.add_argument("--to", type=Path, default=Path("docs"), help="the folder of results.md")
@@ -205,7 +206,8 @@ def render(results: dict[str, dict]) -> str:
             "gradient variance | active units | codes used",
             [_row(name, result) for name, result in results.items()],
         ),
-        "The columns from test -ELBO on are of the test images; train -ELBO is the mean over the last epoch. ln p(x) "
+        "The columns from test -ELBO on are of the test images, with one draw of the estimator's codes for -ELBO and "
+        "its two parts; train -ELBO is the mean over the last epoch. ln p(x) "
         "is exact for categorical codes, and otherwise the importance-weighted bound of 100 samples, which lies below "
         "it. The gradient variance (nats squared per encoder parameter) is that of the model's own estimator on the "
         "first 1,000 test images. Active units: entries of the posterior mean with a variance over the images above "
@@ -215,6 +217,12 @@ def render(results: dict[str, dict]) -> str:
             [_settings(name, result) for name, result in results.items()],
         ),
     ]
+    unmeasured = [name for name, result in results.items() if "gradient_variance" not in result["history"]]
+    if unmeasured:
+        parts.append(
+            f"Made before the gradient variance was measured while training, and without it: {', '.join(unmeasured)}. "
+            "Their commands now measure it as well, which takes longer.\n"
+        )
     clusters = {name: r["evaluation"] for name, r in results.items() if "cluster_nmi" in r["evaluation"]}
     if clusters:
         parts += [
@@ -262,7 +270,8 @@ def render(results: dict[str, dict]) -> str:
         parts += [
             f"### {heading}\n",
             f"![Training curves of {', '.join(present)}](figures/curves_{group}.png)\n",
-            "Training images; the gradient variance is that of each run's own estimator.\n",
+            "Training images; the gradient variance is that of each run's own estimator. One that is exact has the "
+            "variance 0, which the logarithmic axis does not show.\n",
             table(
                 "experiment | test images, each above its reconstruction | samples of the prior",
                 [
@@ -302,7 +311,7 @@ def _row(name: str, result: dict) -> tuple:
         _epochs(result),
         f"{metrics['seconds']:,.0f}",
         f"{metrics['loss']:.2f}",
-        f"{e['test_neg_elbo']:.2f}",
+        f"{metrics['val_loss']:.2f}",
         f"{metrics['val_log_likelihood']:.2f}",
         f"{metrics['val_kl']:.2f}",
         f"{e['test_ln_p']:.2f} ({e['test_ln_p_kind']})",
@@ -331,7 +340,7 @@ def _gains(results: dict) -> str:
         best = paper.removesuffix("paper") + "best"
         if best in results:
             pair = [results[name] for name in (paper, best)]
-            elbos = [result["evaluation"]["test_neg_elbo"] for result in pair]
+            elbos = [result["metrics"]["val_loss"] for result in pair]
             rows.append(
                 (
                     paper.removesuffix("_paper"),
@@ -429,7 +438,7 @@ def cvae_is_worse(results):
     evidence, outcomes = [], {}
     for bvae, cvae in (("fc_bvae_paper", "fc_cvae_paper"), ("fc_bvae_best", "fc_cvae_best")):
         if bvae in results and cvae in results:
-            elbos = [results[name]["evaluation"]["test_neg_elbo"] for name in (bvae, cvae)]
+            elbos = [results[name]["metrics"]["val_loss"] for name in (bvae, cvae)]
             likelihoods = [results[name]["metrics"]["val_log_likelihood"] for name in (bvae, cvae)]
             outcomes[cvae] = elbos[0] < elbos[1] and likelihoods[0] > likelihoods[1]
             evidence.append(
@@ -442,7 +451,7 @@ def cvae_is_worse(results):
                 kl = result["metrics"]["val_kl"]
                 evidence.append(f"{name}: its codes carry {kl:.2f} nats, {kl / LN_100:.0%} of ln 100 = {LN_100:.2f}.")
     if "fc_cvae_paper" in results and "fc_cvae_best" in results:
-        paper, best = (results[n]["evaluation"]["test_neg_elbo"] for n in ("fc_cvae_paper", "fc_cvae_best"))
+        paper, best = (results[n]["metrics"]["val_loss"] for n in ("fc_cvae_paper", "fc_cvae_best"))
         evidence.append(
             f"The limit of ln 100 is not the whole reason: the same network with the same 100 codes reaches {best:.1f} "
             f"with our recipe, so {paper - best:.1f} nats of the paper's figure were left by its training."
@@ -484,7 +493,7 @@ def samples(results):
     evidence, outcomes = [], {}
     for name, result in results.items():
         e = result["evaluation"]
-        if result["config"]["dataset"] == "mnist" and "cluster_nmi" not in e and "samples_like_one_class" in e:
+        if result["config"]["dataset"] == "mnist" and "sure_bits" in e and "samples_like_one_class" in e:
             outcomes[name] = 0.05 <= e["samples_like_one_class"] < e["test_like_one_class"]
             evidence.append(
                 f"{name}: 9 of the 10 nearest training images are of one class for "
@@ -503,10 +512,10 @@ def cnns_alike(results):
     for name, result in _of_paper(results).items():
         if not name.startswith("cnn"):
             continue
-        e = result["evaluation"]
+        e, loss = result["evaluation"], result["metrics"]["val_loss"]
         outcomes[name] = e["codes_used"] >= 10 and e["active_units"] > 0
         evidence.append(
-            f"{name}: test -ELBO {e['test_neg_elbo']:.1f} after {_epochs(result)} epochs, {e['codes_used']:,} codes "
+            f"{name}: test -ELBO {loss:.1f} after {_epochs(result)} epochs, {e['codes_used']:,} codes "
             f"for {e['test_images']:,} test images, {e['active_units']} active units."
         )
     words = "The CNNs give similar results. (By this measure: at least 10 codes are in use.)"

@@ -14,6 +14,7 @@ from tf_isvae import (
     estimators,
     evaluation,
     networks,
+    zoo,
 )
 
 SHAPE = (2, 2, 1)
@@ -93,6 +94,57 @@ def test_gradient_variance_as_training_goes():
             callbacks.GradientVariance(IMAGES, draws=wrong)
 
 
+def test_annealing_ends_with_its_training(tmp_path):
+    """However it ends: by early stopping that restores a best epoch, by an error, or in a copy saved in its middle."""
+    model = build(BernoulliLatent(2))
+    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    annealing = callbacks.KLAnnealing(start=30.0, epochs=4)
+    best = keras.callbacks.EarlyStopping("loss", mode="max", patience=1, restore_best_weights=True)  # the first
+    saved = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    model.fit(IMAGES, epochs=4, verbose=0, callbacks=[annealing, best, saved])
+    copy = keras.models.load_model(tmp_path / "1.keras")
+
+    def fail(epoch, logs):
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        copy.fit(IMAGES, epochs=4, verbose=0, callbacks=[annealing, keras.callbacks.LambdaCallback(on_epoch_end=fail)])
+    for one in (model, copy):
+        # A step without annealing is that of a model which has never met it.
+        fresh = build(BernoulliLatent(2))
+        fresh.set_weights(one.get_weights())
+        for each in (one, fresh):
+            each.compile(optimizer=keras.optimizers.SGD(0.1))
+            each.seed = 5
+            each.fit(IMAGES, epochs=1, batch_size=len(IMAGES), shuffle=False, verbose=0)
+        for mine, other in zip(one.get_weights(), fresh.get_weights(), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-7)
+
+
+def test_an_estimator_has_no_bias_against_itself():
+    """Of a sampled reference in many dimensions, nearly all noise: its direction must not be that of the same draws.
+
+    Below a p-value of 1e-4 an unbiased estimator falls with a probability of at most 1e-4.
+    """
+    keras.utils.set_random_seed(0)
+    model = zoo.build("fc_bvae", image_shape=(28, 28, 1))
+    images = np.random.default_rng(0).random((20, 28, 28, 1), np.float32)
+    same = estimators.ImportanceSampling(1)
+    for draws in (2, 60):
+        assert evaluation.estimator_bias(model, images, same, same, draws=draws)["p_value"] > 1e-4
+
+
+@pytest.mark.parametrize("bias", [12.0, 60.0])
+def test_rounding_is_no_bias(bias):
+    """A posterior that is certain of one category: the exact gradient is 0 but for rounding, and the samples' is 0."""
+    model = build(CategoricalLatent(6))
+    *weights, last = model.encoder.get_weights()
+    model.encoder.set_weights([*weights, np.eye(6, dtype=np.float32)[0] * bias])
+    found = evaluation.estimator_bias(model, IMAGES, estimators.LeaveOneOut(4), draws=200)
+    assert found["p_value"] > 1e-4
+    assert bias < 60 or np.isnan(found["relative_bias"])
+
+
 @pytest.mark.parametrize("latent", [BernoulliLatent(3), CategoricalLatent(4)], ids=["bits", "categories"])
 def test_estimator_bias_tells_biased_from_unbiased(latent):
     """Below a p-value of 1e-4 an unbiased estimator falls with a probability of at most 1e-4."""
@@ -105,6 +157,8 @@ def test_estimator_bias_tells_biased_from_unbiased(latent):
     assert biased["p_value"] < 1e-4 and abs(biased["relative_bias"]) > 0.01
     two = evaluation.estimator_bias(model, IMAGES, estimators.LeaveOneOut(4), estimators.LeaveOneOut(8), draws=300)
     assert two["p_value"] > 1e-4
+    two = evaluation.estimator_bias(model, IMAGES, estimators.StraightThrough(4), estimators.LeaveOneOut(8), draws=300)
+    assert two["p_value"] < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -171,12 +225,12 @@ def test_retrieval():
 
 def test_kl_annealing_falls_geometrically_and_leaves_weight_1():
     weights = []
-    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: weights.append(float(model.kl_weight)))
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: weights.append(float(model.kl_annealing)))
     model = build(BernoulliLatent(2))
     model.compile(optimizer=keras.optimizers.SGD(0.1))
     annealing = callbacks.KLAnnealing(start=16.0, epochs=4)
     history = model.fit(IMAGES, epochs=6, verbose=0, callbacks=[annealing, watch]).history
     np.testing.assert_allclose(weights, [16, 8, 4, 2, 1, 1])
-    assert float(model.kl_weight) == 1
+    assert float(model.kl_annealing) == float(model.kl_weight) == 1
     # The logs have weight 1.
     np.testing.assert_allclose(history["loss"], np.subtract(history["kl"], history["log_likelihood"]), rtol=1e-5)

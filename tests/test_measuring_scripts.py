@@ -47,7 +47,10 @@ def test_names_of_estimators(script):
     assert compare.make_estimator("ARMS:3").get_config() == {"num_samples": 3}
     assert isinstance(compare.make_estimator("DisARM"), estimators.DisARM)
     names = ("DisARM:2", "LeaveOneOut:3", "Linearized+ARMS:3")
-    assert [compare.decoder_evaluations(compare.make_estimator(n)) for n in names] == [4, 3, 4]
+    bits, categories = compare.make_latent(None), compare.make_latent("2x8")
+    assert [compare.decoder_evaluations(compare.make_estimator(n), bits) for n in names] == [4, 3, 4]
+    names = ("Enumerated", "Linearized+Enumerated", "ReinMax")
+    assert [compare.decoder_evaluations(compare.make_estimator(n), categories) for n in names] == [64, 65, 1]
     for wrong in ("disarm", "DisARM:x", "DisARM:-1", "Linearized+", "Linearized+x"):
         with pytest.raises(ValueError, match="NAME:COUNT"):
             compare.make_estimator(wrong)
@@ -57,7 +60,8 @@ def test_protocols_have_files_of_their_own(script):
     compare = script("compare_estimators")
     settings = [[], ["--precision", "mixed_bfloat16"], ["--categorical", "24x4"]]
     settings.append(settings[1] + settings[2])
-    assert len({compare.variant(compare.make_parser().parse_args(given)) for given in settings}) == 4
+    settings += [[*given, "--seed", "7"] for given in settings]
+    assert len({compare.variant(compare.make_parser().parse_args(given)) for given in settings}) == 8
 
 
 def test_going_on_with_other_distances_than_the_first_run(script, tmp_path):

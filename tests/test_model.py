@@ -795,6 +795,23 @@ for seed in seeds:
 expected = [-0.5 * (a + b) / 2 for a, b in zip(*gradients)]
 results["noisy"] = [np.concatenate([np.ravel(w) for w in ws]).tolist() for ws in (moved, expected)]
 results["halves differ"] = bool(np.max(np.abs(gradients[0][0] - gradients[1][0])) > 1e-3)
+
+# The evaluation of gradients, inside and outside the scope, and annealing.
+from tf_isvae import callbacks, evaluation
+
+def measure():
+    measured = callbacks.GradientVariance(images, draws=3), callbacks.KLAnnealing(4.0, 2)
+    logs = model.fit(images, batch_size=2, shuffle=False, verbose=0, callbacks=[*measured]).history
+    bias = evaluation.estimator_bias(model, images, reference=tf_isvae.estimators.LeaveOneOut(2), draws=3)
+    return {"variance": evaluation.gradient_variance(model, images, 3), "logged": logs["gradient_variance"], **bias}
+
+weights, step = model.get_weights(), model.optimizer.iterations.numpy()
+results["outside"] = measure()
+model.set_weights(weights)
+model.optimizer.iterations.assign(step)
+with strategy.scope():
+    results["inside"] = measure()
+results["annealing"] = float(model.kl_annealing.numpy())
 print("RESULTS" + json.dumps(results))
 """
 
@@ -827,3 +844,11 @@ def test_two_replicas_with_noise_by_hand(two_replicas):
     moved, expected = two_replicas["noisy"]
     assert two_replicas["halves differ"]
     np.testing.assert_allclose(moved, expected, atol=1e-6)
+
+
+def test_gradients_are_evaluated_inside_a_scope_as_outside(two_replicas):
+    inside, outside = two_replicas["inside"], two_replicas["outside"]
+    assert outside["variance"] > 0 and inside.keys() == outside.keys()
+    for name in outside:
+        np.testing.assert_allclose(inside[name], outside[name], rtol=1e-3, err_msg=name)
+    assert two_replicas["annealing"] == 1

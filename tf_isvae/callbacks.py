@@ -12,11 +12,12 @@ from tf_isvae import checks, evaluation
 class KLAnnealing(keras.callbacks.Callback):
     """The weight of the KL term in training falls from `start` to 1, geometrically, over the first `epochs` epochs.
 
-        weight = start^(1 - t),   t = min(1, epochs so far / epochs)
+        weight = start^(1 - t),   t = min(1, epochs so far / epochs)     (times model.kl_weight, which is 1 by default)
 
     A weight above 1 keeps q(z|x) near the prior at first, so that all codes are tried before any is settled on
     (deterministic annealing: Rose 1998; Ueda & Nakano 1998). Logs and the ELBO always use weight 1. The weight depends
-    on the number of the epoch only, so a resumed run goes on with the right one.
+    on the number of the epoch only, so a resumed run goes on with the right one. It is not saved with the model, and is
+    1 again when `fit` ends, be it by an error.
 
     Raises ValueError where `start` is not a positive number or `epochs` is not positive.
     """
@@ -27,10 +28,7 @@ class KLAnnealing(keras.callbacks.Callback):
         self.epochs = checks.positive("KLAnnealing: epochs", epochs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.kl_weight.assign(self.start ** max(0.0, 1.0 - epoch / self.epochs))
-
-    def on_train_end(self, logs=None):
-        self.model.kl_weight.assign(1.0)
+        self.model.kl_annealing.assign(self.start ** max(0.0, 1.0 - epoch / self.epochs))
 
 
 class GradientVariance(keras.callbacks.Callback):

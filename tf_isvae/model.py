@@ -112,10 +112,13 @@ class DiscreteVAE(keras.Model):
         self.seed = random.randint(0, 2**31 - 1) if seed is None else checks.integer("seed", seed, None)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.image_shape = tuple(encoder.input_shape[1:])
-        # The weight of the KL term in training. A variable, so that a callback may change it; the logs ignore it.
+        # The weight of the KL term in training is the product of these; the logs ignore both. The first is the
+        # model's, and saved with it. The second is of one training (callbacks.KLAnnealing): no weight of the model, and
+        # 1 after every `fit`, however that ends.
         self.kl_weight = self.add_weight(
             name="kl_weight", shape=(), initializer="ones", trainable=False, dtype="float32"
         )
+        self.kl_annealing = tf.Variable(1.0, trainable=False, name="kl_annealing")
         self._trackers = [keras.metrics.Mean(name=name) for name in ("loss", "log_likelihood", "kl")]
         self.build(encoder.input_shape)
 
@@ -181,7 +184,7 @@ class DiscreteVAE(keras.Model):
             global_batch = replica.all_reduce(tf.distribute.ReduceOp.SUM, global_batch)
         with tf.GradientTape() as tape:
             estimate, kl = self._elbo_terms(images, self.noise_seed(self.optimizer.iterations), training=True)
-            loss = tf.reduce_sum(self.kl_weight * kl - estimate.surrogate) / global_batch
+            loss = tf.reduce_sum(self.kl_weight * self.kl_annealing * kl - estimate.surrogate) / global_batch
             if self.losses:  # regularisers of the user's networks
                 loss += tf.add_n(self.losses) / replica.num_replicas_in_sync
             loss = self.optimizer.scale_loss(loss)
@@ -211,7 +214,10 @@ class DiscreteVAE(keras.Model):
             raise ValueError(NO_WEIGHTS)
         if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
             kwargs.setdefault("shuffle", False)  # Keras would warn that it cannot shuffle a data set
-        return super().fit(x, *args, **kwargs)
+        try:
+            return super().fit(x, *args, **kwargs)
+        finally:
+            self.kl_annealing.assign(1.0)
 
     def evaluate(self, x=None, *args, **kwargs):
         """keras.Model.evaluate on images or a tf.data.Dataset of batches: loss (= -ELBO), log_likelihood, kl (nats)."""
