@@ -10,6 +10,7 @@ same label, and how many samples of the prior look like one class.
 """
 
 import argparse
+from pathlib import Path
 
 import command_line
 
@@ -156,6 +157,8 @@ def _detail(images) -> float:
 def main(arguments: argparse.Namespace) -> None:
     from tf_isvae import export, files
 
+    if hasattr(arguments, "to") and not Path(arguments.to).resolve().parent.is_dir():
+        raise FileNotFoundError(f"--to {arguments.to} is in no folder that exists; make it first, or choose another.")
     source = export.load(arguments.source)
     config = source.config or {}
     dataset = getattr(arguments, "dataset", config.get("dataset"))

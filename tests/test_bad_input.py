@@ -82,6 +82,14 @@ def one_line(text, *words):
         assert str(word) in text, text
 
 
+def frozen(model, function):
+    model.encoder.trainable = False
+    try:
+        function(model)
+    finally:
+        model.encoder.trainable = True
+
+
 # --- Public functions. (function, what the text says was given, what it says is accepted or to be done)
 
 
@@ -450,7 +458,11 @@ CALLS = {
         (lambda my: evaluation.code_statistics(3, GOOD), "model is 3", "DiscreteVAE"),
         (lambda my: evaluation.code_statistics(my.model, GOOD[0]), "(2, 2, 1)", "(n, 2, 2, 1)"),
         (lambda my: evaluation.code_statistics(my.model, batches(GOOD[:0])), "without any batch", "at least 1"),
-        (lambda my: evaluation.code_statistics(my.model, batches((GOOD, np.arange(4)))), "a tuple of parts", "array"),
+        *(
+            (lambda my, f=f: frozen(my.model, lambda model: f(model, GOOD, draws=2)), "no trainable weights", "= True")
+            for f in (evaluation.gradient_variance, evaluation.estimator_bias)
+        ),
+        *((lambda my, n=n: zoo.load(n), f"name is {n!r}", "zoo.names()") for n in ("", None, 3)),
         (lambda my: evaluation.clustering(np.zeros((4, 2)), np.zeros(3)), "(4, 2) and (3,)", "one label"),
         (lambda my: evaluation.clustering(np.zeros((6, 2)), np.zeros(3)), "(6, 2) and (3,)", "one label"),
         (lambda my: evaluation.clustering([], []), "(0,) and (0,)", "at least 1"),
@@ -734,6 +746,11 @@ COMMANDS = [
     ("benchmark.py --epochs -1", "--epochs is -1", "integer of at least 1"),
     ("benchmark.py --epochs x", "'x'", "--epochs"),
     ("benchmark.py stray", "unrecognized arguments: stray", "--help"),
+    (
+        "evaluate.py FILES/model.keras --dataset digits --to no/folder/e.json",
+        "no/folder/e.json is in no folder",
+        "choose another",
+    ),
     ("export.py", "required: source", "--help"),
     ("export.py nothing", "nothing does not exist", "directory of a run"),
     ("export.py FILES/notes.txt", "notes.txt is not a .keras file", "DiscreteVAE.save"),

@@ -163,7 +163,7 @@ def code_statistics(model: DiscreteVAE, images) -> dict:
     """How a whole data set uses the codes.
 
     Args:
-        images: (n, H, W, C) in [0, 1], or a tf.data.Dataset of batches.
+        images: (n, H, W, C) in [0, 1], or a tf.data.Dataset of batches, whose labels are ignored if it has any.
 
     Returns:
         active_units: entries of the posterior mean whose variance over the images exceeds 0.01 (Burda et al. 2016).
@@ -177,7 +177,7 @@ def code_statistics(model: DiscreteVAE, images) -> dict:
     batches = images if isinstance(images, tf.data.Dataset) else [images]
     latent, codes, means, kls = model.latent, [], [], []
     for batch in batches:
-        batch = check_images(batch, model.image_shape)
+        batch = check_images(batch[0] if isinstance(batch, tuple) else batch, model.image_shape)
         logits = np.concatenate(
             [model.encoder(batch[i : i + 1024], training=False) for i in range(0, len(batch), 1024)]
         )

@@ -110,6 +110,8 @@ def load(name: str | os.PathLike) -> DiscreteVAE:
         FileNotFoundError: no such model; the text says which there are. ValueError: its file is damaged, altered, or
         of another kind.
     """
+    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+        raise ValueError(f"name is {name!r}; give one of zoo.names(), or the path of a model.")
     found = _trained()
     if str(name) in found:
         return load_keras(found[str(name)])

@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from tf_isvae import files
 from tf_isvae.export.signatures import inputs
@@ -69,6 +70,7 @@ def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, 
             "likelihood": type(model.likelihood).__name__,
             "estimator": estimator,
             "precision": _precision(model.encoder),
+            "weights": _weights(model),
             "parameters": model.encoder.count_params() + model.decoder.count_params(),
         },
         "training": {"command": _command(config), "config": config} if config else None,
@@ -91,6 +93,13 @@ def _precision(network: keras.Model) -> str:
     if isinstance(first, keras.Model):
         return _precision(first)
     return (first or network).dtype_policy.name
+
+
+def _weights(model: DiscreteVAE) -> str:
+    matrices = [keras.ops.convert_to_numpy(weight) for weight in model.trainable_weights if len(weight.shape) > 1]
+    # The other half of a float32 is what bfloat16 has not.
+    rounded = all(not (matrix.view(np.uint32) & 0xFFFF).any() for matrix in matrices)
+    return "float32, matrices rounded to bfloat16" if matrices and rounded else "float32"
 
 
 def write(folder: Path, version: int, description: dict) -> None:
