@@ -60,11 +60,11 @@ AGREE_STEPS = 10
 # with avx512_bf16, beside other jobs.
 #   fc_bvae   paper 124.6 (300 epochs, 2,180 s); best passes 124.6 after 49 s and ends at 106.2 (2,164 s).
 #             With Linearized() for DisARM(): 0.8 nats lower after 10 epochs, no lower after the same seconds.
-#   cnn_bvae  paper 145.3 after 100 epochs (300: about 6,700 s); best below 115 after 67 epochs (1,965 s) and
+#   cnn_bvae  paper 129.5 (300 epochs, 7,078 s); best below 115 after 67 epochs (1,965 s) and
 #             112.4 after 160 (5,464 s), in mixed_bfloat16.
 #   fc_cvae   paper 158.1 (300 epochs, 2,360 s); best 139.3 (249 s), all 100 codes used.
 #             Without annealing 192.7 and 4 codes, from a weight of 100 151.5 and 45 (the prototype).
-#   cnn_cvae  paper 210.5 after 30 epochs (one code); best 140.4 in mixed_bfloat16 (713 s), all 100 codes used.
+#   cnn_cvae  paper 205.9 after 100 epochs (one code); best 140.4 in mixed_bfloat16 (713 s), all 100 codes used.
 # On the digits (FC BVAE, 60 epochs at batch 64, cosine): ImportanceSampling 374, DisARM 304, with start_at_mean 301,
 # with a KL weight from 10 in 10 epochs besides 308.
 _PAPER = {
