@@ -7,12 +7,13 @@ import runpy
 import sys
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, tfds_has
 
-from tf_isvae import training, zoo
+from tf_isvae import export, training, zoo
 
 FOLDERS = sorted(path.parent for path in ROOT.glob("exported_models/*/metadata.json"))
 # How many nats per image the mean may differ, besides five standard errors of what is sampled (probability 6e-7), and
@@ -139,6 +140,17 @@ def test_rounded_weights(one, tmp_path, monkeypatch):
     assert card["model"]["weights"] == "float32"
     told = json.loads((rounded / "metadata.json").read_text())["model"]["weights"]
     assert told == "float32, matrices rounded to bfloat16" and told in (rounded / "README.md").read_text()
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float64"])
+def test_the_card_names_the_weights_type(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = zoo.build("fc_cvae", (3, 3, 1), 5)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert export.card._weights(model) == {"mixed_bfloat16": "float32"}.get(policy, policy)
 
 
 @every_folder

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 import keras
-import numpy as np
+import tensorflow as tf
 
 from tf_isvae import files
 from tf_isvae.export.signatures import inputs
@@ -97,9 +97,9 @@ def _precision(network: keras.Model) -> str:
 
 def _weights(model: DiscreteVAE) -> str:
     matrices = [keras.ops.convert_to_numpy(weight) for weight in model.trainable_weights if len(weight.shape) > 1]
-    # The other half of a float32 is what bfloat16 has not.
-    rounded = all(not (matrix.view(np.uint32) & 0xFFFF).any() for matrix in matrices)
-    return "float32, matrices rounded to bfloat16" if matrices and rounded else "float32"
+    rounded = all((matrix == matrix.astype(tf.bfloat16.as_numpy_dtype)).all() for matrix in matrices)
+    dtype = matrices[0].dtype.name if matrices else model.variable_dtype
+    return f"{dtype}, matrices rounded to bfloat16" if matrices and rounded and dtype != "bfloat16" else dtype
 
 
 def write(folder: Path, version: int, description: dict) -> None:
