@@ -64,9 +64,9 @@ def decoder_evaluations(estimator, latent) -> int:
     """For each image; those of Enumerated, one for each code, serve a whole batch."""
     if hasattr(estimator, "estimator"):  # Linearized
         return 1 + decoder_evaluations(estimator.estimator, latent)
-    if not hasattr(estimator, "num_samples"):
-        return 2 * estimator.num_pairs if hasattr(estimator, "num_pairs") else latent.num_codes
-    return estimator.num_samples
+    if hasattr(estimator, "num_pairs"):
+        return 2 * estimator.num_pairs
+    return estimator.num_samples if hasattr(estimator, "num_samples") else latent.num_codes
 
 
 def variant(arguments: argparse.Namespace) -> str:

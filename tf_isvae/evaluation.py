@@ -11,7 +11,7 @@ import scipy.stats
 import tensorflow as tf
 
 from tf_isvae import checks, estimators
-from tf_isvae.model import DiscreteVAE, check_estimator, check_images, check_model
+from tf_isvae.model import DiscreteVAE, check_estimator, check_images, check_model, only_images
 
 
 def _gradient_function(model, images, estimator):
@@ -68,15 +68,14 @@ def _rounding(model, images) -> float:
     A gradient by eta is made of differences of ln p(x|z), each with an error of about 1e-6 of it.
     """
     weights = model.encoder.trainable_variables
-    images = tf.constant(check_images(images, model.image_shape))
+    images = check_images(images, model.image_shape)
 
-    @tf.function(autograph=False)
     def jacobian():
         with tf.GradientTape() as tape:
             eta = tf.reduce_mean(tf.reduce_sum(tf.cast(model.encoder(images, training=False), tf.float32), -1))
         return _flat(tape, eta, weights)
 
-    log_likelihood = np.abs(model.elbo(images.numpy(), seed=0)).mean()
+    log_likelihood = np.abs(model.elbo(images, seed=0)).mean()
     return 1e-6 * float(log_likelihood * np.linalg.norm(_in_a_replica(jacobian)))
 
 
@@ -140,7 +139,7 @@ def estimator_bias(
     # Another seed, so that the two means are independent; and draws of their own for the direction, since the mean of
     # the noise that gave a direction is not 0 along it.
     first = 1 if exact else max(1, draws // 2)
-    stream = _draw(known, first if exact else first + draws, seed + 1)
+    stream = _draw(known, first + draws, seed + 1)
     along = sum(itertools.islice(stream, first)) / first
     length, rounding = np.linalg.norm(along), _rounding(model, images)
     random = np.random.default_rng(abs(seed)).normal(size=(8, len(along)))
@@ -174,10 +173,10 @@ def code_statistics(model: DiscreteVAE, images) -> dict:
         perplexity: Categorical: (variables,), exp of the entropy of `usage`: how many categories are in use.
     """
     check_model(model)
-    batches = images if isinstance(images, tf.data.Dataset) else [images]
+    batches = map(only_images, images) if isinstance(images, tf.data.Dataset) else [images]
     latent, codes, means, kls = model.latent, [], [], []
     for batch in batches:
-        batch = check_images(batch[0] if isinstance(batch, tuple) else batch, model.image_shape)
+        batch = check_images(batch, model.image_shape)
         logits = np.concatenate(
             [model.encoder(batch[i : i + 1024], training=False) for i in range(0, len(batch), 1024)]
         )

@@ -175,7 +175,7 @@ class DiscreteVAE(keras.Model):
         return results
 
     def train_step(self, data):
-        images = _only_images(data)
+        images = only_images(data)
         replica = tf.distribute.get_replica_context()
         # The mean over the global batch, exact also where the replicas' shares differ (the last batch): Keras sums
         # the replicas' gradients.
@@ -193,7 +193,7 @@ class DiscreteVAE(keras.Model):
         return self._update_metrics(estimate, kl)
 
     def test_step(self, data):
-        images = _only_images(data)
+        images = only_images(data)
         # The count of images seen so far tells the batches of one evaluation apart, and starts anew with the next.
         # Negative steps never meet those of training.
         step = -1 - tf.cast(self._trackers[0].count, tf.int32)
@@ -422,7 +422,8 @@ def _stateless(seed: int) -> tf.Tensor:
     return tf.constant([seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF], tf.int32)
 
 
-def _only_images(data):
+def only_images(data):
+    """Images of a batch of a data set, which may come with labels; ValueError where weights come with them."""
     images, _, weights = keras.utils.unpack_x_y_sample_weight(data)
     if weights is not None:
         raise ValueError(NO_WEIGHTS)
