@@ -202,7 +202,7 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
                 "gradient_variance": evaluation.gradient_variance(model, test_images[:BATCH], draws=100),
             }
             rows.append(row)
-            with files.whole(model_path) as path:
+            with files.atomic_write(model_path) as path:
                 model.save(path)
             files.write_csv(csv_path, rows)
             print(f"{text:22} step {step:8}  train ELBO {row['train_elbo']:9.3f}  {self.seconds:8.1f} s", flush=True)
@@ -262,7 +262,7 @@ def main(arguments: argparse.Namespace) -> None:
     for text in arguments.estimators:
         results[text] = run(text, arguments)
         plotting.elbo_curves(results, comparison.with_suffix(".png"))
-        with files.whole(comparison.with_suffix(".md")) as path:
+        with files.atomic_write(comparison.with_suffix(".md")) as path:
             path.write_text(table(results, latent) + "\n")
     print(f"\n{table(results, latent)}\n\nwritten: {comparison}.md, {comparison}.png and a CSV each")
 

@@ -81,7 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
         if arguments.keras:
             folder.mkdir(parents=True, exist_ok=True)
             written.append(folder / f"{folder.resolve().name}.keras")
-            with files.whole(written[-1]) as temporary:
+            with files.atomic_write(written[-1]) as temporary:
                 source.model.save(temporary)
                 deflate(temporary)
         for kind in arguments.litert:

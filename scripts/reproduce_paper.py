@@ -139,11 +139,11 @@ def collect(name: str, arguments: argparse.Namespace) -> None:
     text = json.dumps(result, indent=2, allow_nan=False)
     for folder in ("results", "figures"):
         (arguments.to / folder).mkdir(parents=True, exist_ok=True)
-    with files.whole(arguments.to / "results" / f"{name}.json") as path:
+    with files.atomic_write(arguments.to / "results" / f"{name}.json") as path:
         # A list of numbers on one line.
         path.write_text(re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text) + "\n")
     for picture in PICTURES:
-        with files.whole(arguments.to / "figures" / f"{name}_{picture}.png") as path:
+        with files.atomic_write(arguments.to / "figures" / f"{name}_{picture}.png") as path:
             shutil.copyfile(run_dir / "figures" / f"{picture}.png", path)
     if name == OVERVIEW:
         draw_overview(source, arguments)
@@ -556,7 +556,7 @@ def report(arguments: argparse.Namespace) -> None:
     results = stored_results(arguments.to)
     (arguments.to / "figures").mkdir(parents=True, exist_ok=True)
     draw(results, arguments.to)
-    with files.whole(arguments.to / "results.md") as path:
+    with files.atomic_write(arguments.to / "results.md") as path:
         path.write_text(render(results))
 
 

@@ -19,7 +19,7 @@ def test_a_failure_changes_nothing(tmp_path, before):
     if before:
         path.write_text(before)
     kept = names(tmp_path)
-    with pytest.raises(RuntimeError, match="midway"), files.whole(path) as temporary:
+    with pytest.raises(RuntimeError, match="midway"), files.atomic_write(path) as temporary:
         temporary.write_text("half of the n")
         raise RuntimeError("midway")
     assert names(tmp_path) == kept
@@ -28,7 +28,7 @@ def test_a_failure_changes_nothing(tmp_path, before):
 
 def test_the_file_appears_at_the_end(tmp_path):
     path = tmp_path / "model.keras"
-    with files.whole(str(path)) as temporary:
+    with files.atomic_write(str(path)) as temporary:
         temporary.write_text("whole")
         assert not path.exists()
         # In the same folder, or it could not be renamed; hidden; with the suffix that tells writers the format.
@@ -37,14 +37,14 @@ def test_the_file_appears_at_the_end(tmp_path):
 
 
 def test_ctrl_c_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), files.whole(tmp_path / "a.txt") as temporary:
+    with pytest.raises(KeyboardInterrupt), files.atomic_write(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert names(tmp_path) == []
 
 
 def test_nothing_written_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError), files.whole(tmp_path / "a.txt"):
+    with pytest.raises(FileNotFoundError), files.atomic_write(tmp_path / "a.txt"):
         pass
     assert names(tmp_path) == []
 

@@ -26,7 +26,6 @@ from tf_isvae import (
     training,
     zoo,
 )
-from tf_isvae.model import check_images
 
 # The same examples in every run, and as many as the suite has time for.
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
@@ -82,7 +81,7 @@ def test_counts_are_positive_integers_and_nothing_else(value):
 @given(arrays, shapes)
 def test_images_are_taken_as_they_are_or_refused(array, shape):
     try:
-        images = check_images(array, shape)
+        images = checks.images("images", array, shape)
     except (ValueError, TypeError) as error:
         one_line(error)
         # Refused for a reason.

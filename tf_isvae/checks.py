@@ -1,25 +1,86 @@
-"""Checks of numbers, with the one sentence that every module says about a wrong one."""
+"""Checks of arguments. Every message has one grammar: "<name> is <value>; it must be <what is accepted>."."""
 
 from __future__ import annotations
 
 import numbers
 import sys
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
 
 
-def integer(name: str, value: int, minimum: int | None = 1) -> int:
-    """`value` as an int; ValueError where it is no integer of at least `minimum` (None: of any size).
+def integer(name: str, value: int, minimum: int | None = 1, below: int | None = None) -> int:
+    """`value` as an int. Accepts NumPy's integers; does not accept a bool.
 
-    NumPy's integers are, a bool is not.
+    Raises ValueError if it is not an integer of at least `minimum` (None: any) and less than `below` (None: any).
     """
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_integer or (minimum is not None and value < minimum):
+    if not is_integer or (minimum is not None and value < minimum) or (below is not None and value >= below):
         least = "" if minimum is None else f" of at least {minimum}"
-        raise ValueError(f"{name} is {value!r}; it must be an integer{least}.")
+        most = "" if below is None else f" less than {below}"
+        raise ValueError(f"{name} is {value!r}; it must be an integer{least}{' and' * bool(least and most)}{most}.")
     return int(value)
 
 
 def positive(name: str, value: float) -> float:
-    """`value` as a float; ValueError where it is no finite number above 0."""
+    """`value` as a float. Raises ValueError if it is not a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} is {value!r}; it must be a positive number.")
     return float(value)
+
+
+def one_of(name: str, value, accepted: Iterable):
+    """`value` itself. Raises ValueError if it is none of `accepted`."""
+    accepted = tuple(accepted)
+    # The type too: True equals 1, and an array equals nothing or everything.
+    if not any(type(value) is type(choice) and value == choice for choice in accepted):
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, accepted))}.")
+    return value
+
+
+def flag(name: str, value: bool) -> bool:
+    """`value` itself. Raises ValueError if it is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it must be True or False.")
+    return value
+
+
+def array(name: str, values, expected: str) -> np.ndarray:
+    """`values` as an array. Raises ValueError if they are nested sequences of different lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        kind = type(values).__name__
+        raise ValueError(
+            f"{name} come as a {kind} of parts of different lengths; this model takes an array {expected}."
+        ) from None
+
+
+def images(name: str, values, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Images as float32 (n, *image_shape), with all values in [0, 1].
+
+    Raises:
+        TypeError: they are not numbers, or come as a data set.
+        ValueError: a wrong shape, no images, NaN, or values outside [0, 1].
+    """
+    expected = f"(n, {', '.join(map(str, image_shape))})"
+    if isinstance(values, tf.data.Dataset):
+        raise TypeError(f"{name} come as a data set; give an array of shape {expected}, such as one of its batches.")
+    values = array(name, values, expected)
+    is_real = np.issubdtype(values.dtype, np.number) and not np.issubdtype(values.dtype, np.complexfloating)
+    if not (is_real or values.dtype in (np.bool_, tf.bfloat16.as_numpy_dtype)):
+        raise TypeError(f"{name} have dtype {values.dtype}; they must be numbers in [0, 1] of shape {expected}.")
+    if values.shape[1:] != tuple(image_shape) or not len(values):
+        raise ValueError(
+            f"{name} have shape {values.shape}; this model takes {expected} with n of at least 1: "
+            "reshape them, for example images[..., None] to add the channel of grey images."
+        )
+    values = values.astype(np.float32, copy=False)
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} hold NaN or infinite values; they must lie in [0, 1]: clean the data.")
+        hint = "divide by 255" if high > 1 and high <= 255 and low >= 0 else "rescale them"
+        raise ValueError(f"{name} have values from {low:g} to {high:g}; they must lie in [0, 1]: {hint}.")
+    return values

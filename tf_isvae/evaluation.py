@@ -11,7 +11,7 @@ import scipy.stats
 import tensorflow as tf
 
 from tf_isvae import checks, estimators
-from tf_isvae.model import DiscreteVAE, check_estimator, check_images, check_model, only_images
+from tf_isvae.model import DiscreteVAE, check_estimator, check_model, only_images
 
 
 def _gradient_function(model, images, estimator):
@@ -25,7 +25,7 @@ def _gradient_function(model, images, estimator):
         raise ValueError(
             "the encoder has no trainable weights, whose gradients are asked for: encoder.trainable = True."
         )
-    images = tf.constant(check_images(images, model.image_shape))
+    images = tf.constant(checks.images("images", images, model.image_shape))
 
     @tf.function(autograph=False)
     def gradient(seed, draw):
@@ -68,7 +68,7 @@ def _rounding(model, images) -> float:
     A gradient by eta is made of differences of ln p(x|z), each with an error of about 1e-6 of it.
     """
     weights = model.encoder.trainable_variables
-    images = check_images(images, model.image_shape)
+    images = checks.images("images", images, model.image_shape)
 
     def jacobian():
         with tf.GradientTape() as tape:
@@ -176,7 +176,7 @@ def code_statistics(model: DiscreteVAE, images) -> dict:
     batches = map(only_images, images) if isinstance(images, tf.data.Dataset) else [images]
     latent, codes, means, kls = model.latent, [], [], []
     for batch in batches:
-        batch = check_images(batch, model.image_shape)
+        batch = checks.images("images", batch, model.image_shape)
         logits = np.concatenate(
             [model.encoder(batch[i : i + 1024], training=False) for i in range(0, len(batch), 1024)]
         )

@@ -13,10 +13,10 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path to write to; renames it to `path` at the end, or removes it if anything fails.
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary path to write to; renames it to `path` at the end, or removes it if anything fails.
 
-    The temporary name keeps the suffix, by which writers such as Keras's choose their format.
+    The temporary name keeps the suffix, from which writers such as Keras's choose their format.
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
@@ -28,19 +28,19 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether it has a name as `whole` gives to write to: of a process that was killed while it wrote."""
+    """True if the name is one of `atomic_write`'s temporary names: left by a process that was killed while writing."""
     return re.fullmatch(r"\.[0-9a-f]{32}(\.\w+)?", path.name) is not None
 
 
 def write_json(path: str | os.PathLike, value: dict) -> None:
     """`value` as indented JSON."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def write_csv(path: str | os.PathLike, rows: list[dict]) -> None:
     """Rows with the same keys as CSV with a header line."""
-    with whole(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -20,34 +20,6 @@ MAX_ENUMERATED_CODES = 4096
 NO_WEIGHTS = "sample_weight or class_weight was given; DiscreteVAE weighs all images alike: leave it out."
 
 
-def check_images(images, image_shape: tuple[int, int, int], name: str = "images") -> np.ndarray:
-    """Images as float32 (n, *image_shape), after checking rank, shape, and that all values lie in [0, 1].
-
-    Raises:
-        TypeError: not numbers. ValueError: a wrong shape, no images, NaN, or values outside [0, 1].
-    """
-    expected = f"(n, {', '.join(map(str, image_shape))})"
-    if isinstance(images, tf.data.Dataset):
-        raise TypeError(f"{name} come as a data set; give an array of shape {expected}, one of its batches say.")
-    images = _array(images, name, expected)
-    is_real = np.issubdtype(images.dtype, np.number) and not np.issubdtype(images.dtype, np.complexfloating)
-    if not (is_real or images.dtype in (np.bool_, tf.bfloat16.as_numpy_dtype)):
-        raise TypeError(f"{name} have dtype {images.dtype}; they must be numbers in [0, 1] of shape {expected}.")
-    if images.shape[1:] != tuple(image_shape) or not len(images):
-        raise ValueError(
-            f"{name} have shape {images.shape}; this model takes {expected} with n of at least 1: "
-            "reshape them, for example images[..., None] to add the channel of grey images."
-        )
-    images = images.astype(np.float32, copy=False)
-    low, high = images.min(), images.max()
-    if not (low >= 0 and high <= 1):
-        if not np.isfinite(images).all():
-            raise ValueError(f"{name} hold NaN or infinite values; they must lie in [0, 1]: clean the data.")
-        hint = "divide by 255" if high > 1 and high <= 255 and low >= 0 else "rescale them"
-        raise ValueError(f"{name} have values from {low:g} to {high:g}; they must lie in [0, 1]: {hint}.")
-    return images
-
-
 def check_model(model) -> None:
     """Raises TypeError where it is no DiscreteVAE."""
     if not isinstance(model, DiscreteVAE):
@@ -245,14 +217,18 @@ class DiscreteVAE(keras.Model):
             if x is None:
                 raise ValueError(f"{name} come as a data set without any batch; it must have at least 1.")
         if isinstance(x, (tuple, list)):  # (images, labels)
-            x = x[0] if len(x) and not isinstance(x[0], (tuple, list, int, float)) else _array(x, name, "(n, H, W, C)")
+            x = (
+                x[0]
+                if len(x) and not isinstance(x[0], (tuple, list, int, float))
+                else checks.array(name, x, "(n, H, W, C)")
+            )
         if isinstance(x, dict):
             raise TypeError(
                 f"{name} come as a dict of {', '.join(map(str, x))}; give images, or a data set of them or of "
                 "pairs (images, labels): map(lambda example: example['image']) for one from TFDS."
             )
         if isinstance(x, (np.ndarray, tf.Tensor)):
-            check_images(x, self.image_shape, name)
+            checks.images(name, x, self.image_shape)
 
     # --- using a trained model ----------------------------------------------------------------------------------
 
@@ -262,7 +238,7 @@ class DiscreteVAE(keras.Model):
         int32: Bernoulli bits (n, units), Categorical indices (n, variables). Gaussian: the mean, float32 (n, units).
         Raises ValueError for images of another shape or range.
         """
-        return self._in_chunks(self._encode, check_images(images, self.image_shape))
+        return self._in_chunks(self._encode, self._checked(images))
 
     def decode(self, codes) -> np.ndarray:
         """Mean images, float32 (n, H, W, C) in [0, 1], of codes as `encode` gives them.
@@ -273,7 +249,7 @@ class DiscreteVAE(keras.Model):
 
     def reconstruct(self, images, seed: int | None = None) -> np.ndarray:
         """Mean images of one sample of q(z|x) for each image: (n, H, W, C) in [0, 1]. `seed` fixes the sample."""
-        return self._in_chunks(self._reconstruct, check_images(images, self.image_shape), seed=self._fresh_seed(seed))
+        return self._in_chunks(self._reconstruct, self._checked(images), seed=self._fresh_seed(seed))
 
     def generate(self, n: int, seed: int | None = None) -> np.ndarray:
         """Mean images of n samples of the prior p(z): (n, H, W, C) in [0, 1]. `seed` fixes the samples."""
@@ -283,7 +259,7 @@ class DiscreteVAE(keras.Model):
 
     def elbo(self, images, seed: int | None = None) -> np.ndarray:
         """The evidence lower bound of each image: (n,) float32, nats, with the model's estimator of E_q[ln p(x|z)]."""
-        return self._in_chunks(self._elbo, check_images(images, self.image_shape), seed=self._fresh_seed(seed))
+        return self._in_chunks(self._elbo, self._checked(images), seed=self._fresh_seed(seed))
 
     def log_likelihood(self, images, num_samples: int = 100, seed: int | None = None) -> np.ndarray:
         """ln p(x) of each image: (n,) float32, nats.
@@ -292,7 +268,7 @@ class DiscreteVAE(keras.Model):
             ln 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x),   K = num_samples
         (Burda, Grosse & Salakhutdinov 2016), which never lies above ln p(x) in the mean and grows with K.
         """
-        images = check_images(images, self.image_shape)
+        images = self._checked(images)
         num_samples = checks.integer("log_likelihood: num_samples", num_samples)
         if seed is not None:
             seed = checks.integer("seed", seed, None)
@@ -357,6 +333,9 @@ class DiscreteVAE(keras.Model):
             results.append(function(tf.constant(rows[i : i + chunk]), *args, *seeds).numpy())
         return np.concatenate(results)
 
+    def _checked(self, images) -> np.ndarray:
+        return checks.images("images", images, self.image_shape)
+
     def _fresh_seed(self, seed: int | None) -> tf.Tensor:
         """A stateless seed, int32 (2,): from the integer, or the next one of the model's own generator."""
         if seed is None:
@@ -364,7 +343,7 @@ class DiscreteVAE(keras.Model):
         return _stateless(checks.integer("seed", seed, None))
 
     def _check_codes(self, codes) -> np.ndarray:
-        codes = _array(codes, "codes", f"(n, {self.latent.code_units})")
+        codes = checks.array("codes", codes, f"(n, {self.latent.code_units})")
         width, values = self.latent.code_units, self.latent.code_values
         if codes.ndim != 2 or codes.shape[1] != width or not len(codes):
             raise ValueError(
@@ -405,16 +384,6 @@ class DiscreteVAE(keras.Model):
                 for key, value in config.items()
             }
         )
-
-
-def _array(values, name: str, expected: str) -> np.ndarray:
-    try:
-        return np.asarray(values)
-    except ValueError:
-        kind = type(values).__name__
-        raise ValueError(
-            f"{name} come as a {kind} of parts of different lengths; this model takes an array {expected}."
-        ) from None
 
 
 def _stateless(seed: int) -> tf.Tensor:

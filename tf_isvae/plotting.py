@@ -418,5 +418,5 @@ def _draw_line(axes: Axes, epochs: np.ndarray, values: np.ndarray, style: str | 
 
 
 def _save(figure: Figure, path: Path):
-    with files.whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=figure.dpi)

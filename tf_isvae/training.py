@@ -738,7 +738,7 @@ class Run(keras.callbacks.Callback):
         }
         folder = self.run_dir / "checkpoints"
         folder.mkdir(exist_ok=True)
-        with files.whole(folder / f"{self.step:012d}.npz") as path, open(path, "wb") as file:
+        with files.atomic_write(folder / f"{self.step:012d}.npz") as path, open(path, "wb") as file:
             np.savez(file, progress=json.dumps(progress), means=means, **arrays)
         for old in sorted(folder.glob("[0-9]*.npz"))[:-2]:
             old.unlink()
@@ -779,7 +779,7 @@ class Run(keras.callbacks.Callback):
 
     def save_model(self) -> None:
         """Writes model.keras, whole or not at all."""
-        with files.whole(self.run_dir / "model.keras") as path:
+        with files.atomic_write(self.run_dir / "model.keras") as path:
             self.model.save(path)
 
 

@@ -110,7 +110,7 @@ def write(folder: Path, version: int, description: dict) -> None:
     }
     card = {**description, "name": folder.resolve().name, "version": version, **beside}
     files.write_json(folder / "metadata.json", card)
-    with files.whole(folder / "README.md") as temporary:
+    with files.atomic_write(folder / "README.md") as temporary:
         temporary.write_text(_readme(card))
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python.convert import ConverterError
 
-from tf_isvae import files
+from tf_isvae import checks, files
 from tf_isvae.export.saved_model import write
 from tf_isvae.export.signatures import inputs, signatures
-from tf_isvae.model import DiscreteVAE, check_images, check_model
+from tf_isvae.model import DiscreteVAE, check_model
 
 QUANTIZATIONS = (None, "float16", "int8")
 # What int8 files compute in integers: the products with the weights, where all time and space goes. Noise and sums
@@ -52,7 +52,7 @@ def litert(model: DiscreteVAE, path: str | os.PathLike, quantize: str | None = N
     if (calibration is None) == (quantize == "int8"):
         raise ValueError("calibration images are needed for quantize='int8', and for nothing else.")
     if calibration is not None:
-        calibration = check_images(calibration, model.image_shape, "calibration images")
+        calibration = checks.images("calibration images", calibration, model.image_shape)
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; give the name of a file, such as {path / 'model.tflite'}.")
@@ -62,7 +62,7 @@ def litert(model: DiscreteVAE, path: str | os.PathLike, quantize: str | None = N
     content = _convert(model, graphs, quantize, calibration)
     run_every_signature(content, graphs)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         temporary.write_bytes(content)
     return path
 

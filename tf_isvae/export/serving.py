@@ -58,7 +58,7 @@ def write_warmup(version: str | os.PathLike, name: str, batches: Sequence[int] =
     signatures = tf.saved_model.load(str(version)).signatures
     path = version / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
-    with files.whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for log in _requests(signatures, name, batches):
                 writer.write(log.SerializeToString())
@@ -125,7 +125,7 @@ def serving_config(folder: str | os.PathLike, base_path: str = "/models") -> Pat
         )
     path = folder / "models.config"
     for file, text in ((folder / "batching.config", BATCHING), (path, text_format.MessageToString(config))):
-        with files.whole(file) as temporary:
+        with files.atomic_write(file) as temporary:
             temporary.write_text(text)
     return path
 
