@@ -60,12 +60,11 @@ def evaluate(model, dataset: str, data_dir: str | None = None, binarize: str | N
     import numpy as np
 
     from tf_isvae import evaluation
-    from tf_isvae.model import MAX_ENUMERATED_CODES
 
     images, labels = load(model, dataset, "test", data_dir, binarize)
     train_images, train_labels = load(model, dataset, "train", data_dir, binarize, count=10 * FEW)
     few, latent = images[:FEW], model.latent
-    enumerable = latent.num_codes is not None and latent.num_codes <= MAX_ENUMERATED_CODES
+    enumerable = latent.enumerable
     log_likelihood = model.log_likelihood(images, SAMPLES, seed=0)
     statistics = evaluation.code_statistics(model, images)
     figures = {

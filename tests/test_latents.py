@@ -322,3 +322,34 @@ def test_inside_a_functional_keras_model(tmp_path):
     model.save(tmp_path / "m.keras")
     x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "m.keras").predict(x, verbose=0), model(x))
+
+
+def test_what_evaluation_asks_of_codes():
+    """Bits are compared by Hamming distance, categories are clusters, Gaussians are neither; two values make no bit."""
+    codes = np.array([[0, 1], [0, 1], [1, 1], [0, 0]])
+    bits = BernoulliLatent(2)
+    assert list(bits.usage(codes)) == ["usage"] and bits.usage(codes)["usage"].tolist() == [0.25, 0.75]
+    assert bits.bits(codes) is codes and bits.clusters(codes) is None
+    categories = CategoricalLatent(2, variables=2)
+    found = categories.usage(codes)
+    assert found["usage"].tolist() == [[0.75, 0.25], [0.25, 0.75]]
+    # exp(-(3 ln(3/4) + ln(1/4)) / 4) = 4 / 27^(1/4)
+    np.testing.assert_allclose(found["perplexity"], [4 / 27**0.25] * 2)
+    np.testing.assert_allclose(categories.usage(codes[:2])["perplexity"], [1, 1])  # the other value never occurs
+    assert categories.bits(codes) is None and categories.clusters(codes) is codes
+    assert GaussianLatent(2).usage(codes) == {}
+    assert GaussianLatent(2).bits(codes) is GaussianLatent(2).clusters(codes) is None
+
+
+@pytest.mark.parametrize(
+    "latent, few",
+    [
+        (BernoulliLatent(12), True),
+        (BernoulliLatent(13), False),
+        (CategoricalLatent(4096), True),
+        (CategoricalLatent(4, variables=24), False),
+        (GaussianLatent(1), False),
+    ],
+)
+def test_enumerable_is_up_to_4096_codes(latent, few):
+    assert latent.enumerable is few

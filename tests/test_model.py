@@ -400,7 +400,7 @@ def test_log_likelihood_is_exact_up_to_4096_codes():
 
 @pytest.fixture
 def no_enumeration(monkeypatch):
-    monkeypatch.setattr(tf_isvae.model, "MAX_ENUMERATED_CODES", 0)
+    monkeypatch.setattr(tf_isvae.latents, "MAX_ENUMERATED_CODES", 0)
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 3])

@@ -19,6 +19,9 @@ from tf_isvae import checks
 tfd = tfp.distributions
 tfb = tfp.bijectors
 
+# Sums over all codes are exact; they are taken if there are at most so many.
+MAX_ENUMERATED_CODES = 4096
+
 
 def bernoulli(logits: tf.Tensor) -> tfd.Distribution:
     """q(z) = exp(eta^T z - A(eta)), z in {0,1}^units (paper, eq. 18), from eta of shape (..., units)."""
@@ -143,11 +146,30 @@ class Latent(keras.layers.Layer):
         """How many different codes there are (a Python integer of any size); None where they are not countable."""
         return None if self.code_values is None else self.code_values**self.code_units
 
+    @property
+    def enumerable(self) -> bool:
+        """True if there are at most MAX_ENUMERATED_CODES codes."""
+        return self.num_codes is not None and self.num_codes <= MAX_ENUMERATED_CODES
+
     def all_codes(self) -> np.ndarray:
         """Every code once, int32 (num_codes, code_units), in lexicographic order."""
         if self.num_codes is None:
             raise ValueError(f"{type(self).__name__} has real-valued codes: they cannot be enumerated.")
         return enumerate_codes(self.code_values, self.code_units)
+
+    # What evaluation asks of the codes (n, code_units) of a whole data set.
+
+    def usage(self, codes: np.ndarray) -> dict[str, np.ndarray]:
+        """How often each value of a code occurs, as `evaluation.code_statistics` returns it; empty for real codes."""
+        return {}
+
+    def bits(self, codes: np.ndarray) -> np.ndarray | None:
+        """The codes as bits (n, bits) whose Hamming distance compares images; None if they have none."""
+        return None
+
+    def clusters(self, codes: np.ndarray) -> np.ndarray | None:
+        """The codes as clusters, int (n, variables), equal rows for one cluster; None if they are no clusters."""
+        return None
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
@@ -169,6 +191,12 @@ class BernoulliLatent(Latent):
 
     def from_codes(self, codes):
         return tf.cast(codes, tf.float32)
+
+    def usage(self, codes):
+        return {"usage": codes.mean(axis=0)}
+
+    def bits(self, codes):
+        return codes
 
     @property
     def code_values(self):
@@ -206,6 +234,14 @@ class CategoricalLatent(Latent):
     def from_codes(self, codes):
         one_hots = tf.one_hot(codes, self.categories)
         return tf.reshape(one_hots, tf.concat([tf.shape(codes)[:-1], [self.units]], 0))
+
+    def usage(self, codes):
+        usage = np.stack([np.bincount(column, minlength=self.categories) for column in codes.T]) / len(codes)
+        entropy = -np.sum(usage * np.log(np.where(usage > 0, usage, 1)), axis=1)  # 0 ln 0 = 0
+        return {"usage": usage, "perplexity": np.exp(entropy)}
+
+    def clusters(self, codes):
+        return codes if self.enumerable else None
 
     @property
     def code_values(self):

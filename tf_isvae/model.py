@@ -15,8 +15,6 @@ from tf_isvae.latents import Latent
 
 # Rows that encode, decode and the like work on at a time, which bounds their memory.
 CHUNK = 1024
-# log_likelihood sums over all codes where there are at most so many, and samples otherwise.
-MAX_ENUMERATED_CODES = 4096
 NO_WEIGHTS = "sample_weight or class_weight was given; DiscreteVAE weighs all images alike: leave it out."
 
 
@@ -272,7 +270,7 @@ class DiscreteVAE(keras.Model):
         num_samples = checks.integer("log_likelihood: num_samples", num_samples)
         if seed is not None:
             seed = checks.integer("seed", seed, None)
-        if self.latent.num_codes is not None and self.latent.num_codes <= MAX_ENUMERATED_CODES:
+        if self.latent.enumerable:
             return self._in_chunks(self._exact_log_likelihood, images)
         # A chunk of images and of samples at a time: at most about CHUNK decoded images in memory.
         samples = min(num_samples, CHUNK)
