@@ -1,11 +1,14 @@
 # make train    installs into .venv and trains FC BVAE on scikit-learn's digits (under 2 minutes, no download)
-# make test     lint, tests, and the README's Python blocks
+# make test     lint, then the first tier of tests, on every processor; the README's Python blocks are among them
+# make test-all the second tier: what takes long
 
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test lint install clean
+TESTS = $(BIN)/python -m pytest -n auto --dist worksteal
+
+.PHONY: train test test-all lint install clean
 
 install: $(VENV)/installed
 
@@ -22,7 +25,10 @@ lint: install
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest
+	$(TESTS)
+
+test-all: install
+	$(TESTS) -m all
 
 clean:
 	rm -rf $(VENV) build *.egg-info

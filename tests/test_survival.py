@@ -90,7 +90,7 @@ def kill_and_resume(forks, settings, run_dir, kills):
 
 
 @pytest.mark.parametrize(
-    "kills, epochs", [(3, 6), pytest.param(20, 60, marks=pytest.mark.slow)], ids=["3 kills", "20 kills"]
+    "kills, epochs", [(3, 6), pytest.param(20, 60, marks=pytest.mark.all)], ids=["3 kills", "20 kills"]
 )
 def test_a_run_that_is_killed_ends_as_one_left_alone(forks, tmp_path, kills, epochs):
     alone = training.train(config(tmp_path / "alone", epochs=epochs))[1]
