@@ -37,13 +37,13 @@ def make_parser() -> command_line.Parser:
 
 def calibration_images(model, config: dict, arguments: argparse.Namespace):
     """500 training images of the shape that the model takes."""
-    import evaluate
+    from tf_isvae import evaluation
 
     name = getattr(arguments, "calibration", config.get("dataset"))
     if name is None:
         raise ValueError("int8 needs images of the kind that will be encoded: name a data set with --calibration.")
     where = getattr(arguments, "data_dir", config.get("data_dir"))
-    return evaluate.load(model, name, "train", where, config.get("binarize"), count=500)[0]
+    return evaluation.images_for(model, name, "train", where, config.get("binarize"), count=500)[0]
 
 
 def round_weights(model) -> None:

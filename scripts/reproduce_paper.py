@@ -113,9 +113,7 @@ def check_settings(name: str, config: dict, run_dir: Path) -> None:
 
 def collect(name: str, arguments: argparse.Namespace) -> None:
     """Copies what the report needs of a finished run; evaluates it first where that was not done yet."""
-    import evaluate
-
-    from tf_isvae import export, files, training
+    from tf_isvae import evaluation, export, files, training
 
     run_dir = arguments.runs_dir / name
     source = export.load(run_dir)
@@ -124,7 +122,7 @@ def collect(name: str, arguments: argparse.Namespace) -> None:
     if not stored.exists():
         print(f"evaluating {name}", flush=True)
         data_dir = arguments.data_dir or source.config["data_dir"]
-        figures = evaluate.evaluate(source.model, source.config["dataset"], data_dir, source.config["binarize"])
+        figures = evaluation.evaluate(source.model, source.config["dataset"], data_dir, source.config["binarize"])
         files.write_json(stored, figures)
     with open(run_dir / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -151,13 +149,12 @@ def collect(name: str, arguments: argparse.Namespace) -> None:
 
 def draw_overview(source, arguments: argparse.Namespace) -> None:
     """One test image of each class, its bits and its reconstruction from them; and samples of the prior."""
-    import evaluate
     import numpy as np
 
-    from tf_isvae import plotting
+    from tf_isvae import evaluation, plotting
 
     data_dir = arguments.data_dir or source.config["data_dir"]
-    images, labels = evaluate.load(
+    images, labels = evaluation.images_for(
         source.model, source.config["dataset"], "test", data_dir, source.config["binarize"], count=1000
     )
     images = images[[np.flatnonzero(labels == label)[0] for label in np.unique(labels)]]

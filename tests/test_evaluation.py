@@ -18,6 +18,7 @@ from tf_isvae import (
 )
 
 SHAPE = (2, 2, 1)
+CLUSTERING = ("accuracy", "matched_accuracy", "nmi", "classes_found", "clusters")
 IMAGES = np.random.default_rng(0).random((16, *SHAPE), np.float32)
 
 
@@ -237,3 +238,96 @@ def test_kl_annealing_falls_geometrically_and_leaves_weight_1():
     assert float(model.kl_annealing) == float(model.kl_weight) == 1
     # The logs have weight 1.
     np.testing.assert_allclose(history["loss"], np.subtract(history["kl"], history["log_likelihood"]), rtol=1e-5)
+
+
+def test_variance_by_certainty():
+    """Of a decoder that ignores z, ln p = a everywhere: the variance of eq. 20 is q (1 - q) a^2, exactly known."""
+    eta = np.array([0.0, 0.5, 6.0, -7.0, 2.0], np.float32)
+    encoder = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(5)])
+    decoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4), keras.layers.Reshape((2, 2, 1))])
+    encoder.set_weights([np.zeros((4, 5)), eta])
+    decoder.set_weights([np.zeros((5, 4)), np.zeros(4)])
+    model = DiscreteVAE(encoder, BernoulliLatent(5), decoder)
+    figures = evaluation.variance_by_certainty(model, np.zeros((200, 2, 2, 1), np.float32), draws=200)
+    q = 1 / (1 + np.exp(-eta.astype(np.float64)))
+    expected = q * (1 - q) * (4 * np.log(2)) ** 2
+    assert (figures["sure_bits"], figures["unsure_bits"]) == (pytest.approx(0.4), pytest.approx(0.4))
+    # 80,000 draws of each kind: the mean variances are known to 1% and, of the rare bits, to 9% (five standard errors
+    # and more below).
+    assert figures["eta_variance_unsure"] == pytest.approx(expected[:2].mean(), rel=0.03)
+    assert figures["eta_variance_sure"] == pytest.approx(expected[2:4].mean(), rel=0.45)
+
+
+def test_certainty_is_of_bits():
+    for latent in (CategoricalLatent(2, 2), GaussianLatent(2)):
+        with pytest.raises(ValueError, match=f"model has a {type(latent).__name__}; it must have bits"):
+            evaluation.variance_by_certainty(build(latent), IMAGES, draws=2)
+
+
+@pytest.mark.parametrize(
+    "latent, own",
+    [
+        (BernoulliLatent(3), {"sure_bits", "unsure_bits", "eta_variance_unsure", "retrieval_map_100"}),
+        (CategoricalLatent(2), {"perplexity", "classes", *(f"cluster_{name}" for name in CLUSTERING)}),
+        (CategoricalLatent(4, 24), {"perplexity"}),  # too many codes to be clusters
+        (GaussianLatent(2), set()),
+    ],
+    ids=["bits", "category", "categories", "gaussian"],
+)
+def test_the_figures_of_each_latent(latent, own):
+    """Each figure is that of the function it comes from, on the images that the docstring names."""
+    keras.utils.set_random_seed(0)
+    shape = (8, 8, 1)
+    model = DiscreteVAE(
+        networks.dense_encoder(shape, latent.encoder_units, hidden=()),
+        latent,
+        networks.dense_decoder(latent.units, shape, hidden=()),
+        estimator=estimators.Reparameterized() if isinstance(latent, GaussianLatent) else None,
+        seed=0,
+    )
+    figures = evaluation.evaluate(model, "digits")
+    always = {"test_images", "test_neg_elbo", "test_ln_p", "test_ln_p_kind", "first_1000_neg_elbo", "first_1000_ln_p"}
+    always |= {"gradient_variance", "active_units", "codes_used", "detail_kept"}
+    always |= {"samples_like_one_class", "test_like_one_class"}
+    assert set(figures) == always | own
+    images, labels = evaluation.images_for(model, "digits", "test")
+    assert images.shape == (360, *shape) and labels.shape == (360,)
+    assert figures["test_neg_elbo"] == pytest.approx(-model.elbo(images, seed=0).mean())
+    assert figures["first_1000_neg_elbo"] == figures["test_neg_elbo"]  # there are 360 images
+    assert figures["test_ln_p_kind"] == ("exact" if latent.enumerable else "bound of 100 samples")
+    assert figures["test_ln_p"] == pytest.approx(model.log_likelihood(images, 100, seed=0).mean())
+    clusters = evaluation.clustering(model.encode(images), labels)
+    assert [figures[f"cluster_{name}"] for name in clusters if f"cluster_{name}" in own] == (
+        list(clusters.values()) if "classes" in own else []
+    )
+
+
+def test_images_for_a_model():
+    """In the model's shape; `count` of them in an order of their own; None for labels that there are not."""
+    model = zoo.build("fc_bvae", image_shape=(6, 5, 3), latent_dim=2)
+    images, labels = evaluation.images_for(model, "digits", "train", count=40)
+    assert images.shape == (40, 6, 5, 3) and images.dtype == np.float32 and labels.shape == (40,)
+    again, _ = evaluation.images_for(model, "digits", "train", count=40)
+    np.testing.assert_array_equal(images, again)
+    binary, _ = evaluation.images_for(model, "digits", "test", binarize="dynamic")
+    assert set(np.unique(binary)) == {0, 1}
+    unlabelled, none = evaluation.images_for(model, IMAGES, "train")
+    assert unlabelled.shape == (16, 6, 5, 3) and none is None
+    with pytest.raises(ValueError, match="nosuch"):
+        evaluation.images_for(model, "digits", "nosuch")
+
+
+def test_detail_of_stripes():
+    """Rows that alternate between 0 and 1: every difference down is 1, every one across 0."""
+    stripes = np.broadcast_to(np.array([0.0, 1, 0, 1])[None, :, None, None], (3, 4, 5, 1))
+    assert evaluation.detail(stripes) == 1
+    assert evaluation.detail(stripes / 2) == 0.25
+
+
+def test_share_like_one_class():
+    """Training images on a line, ten near 0 and ten near 1: nine of ten labels are enough, eight are not."""
+    train = np.concatenate([0.01 * np.arange(10), 1 - 0.01 * np.arange(10)]).reshape(20, 1, 1, 1)
+    images = np.array([0.0, 0.0, 1.0]).reshape(3, 1, 1, 1)
+    for others, expected in ((1, 1.0), (2, 1 / 3)):
+        labels = np.array([4] * (10 - others) + [7] * others + [2] * 10)
+        assert evaluation.share_like_one_class(images, train, labels) == pytest.approx(expected)

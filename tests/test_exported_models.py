@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, tfds_has
 
-from tf_isvae import export, training, zoo
+from tf_isvae import evaluation, export, training, zoo
 
 FOLDERS = sorted(path.parent for path in ROOT.glob("exported_models/*/metadata.json"))
 # How many nats per image the mean may differ, besides five standard errors of what is sampled (probability 6e-7), and
@@ -50,10 +50,7 @@ def one(request):
     if dataset != "digits" and not tfds_has(dataset):
         pytest.skip(f"{dataset} is not prepared: set TFDS_DATA_DIR to a folder that has it")
     model = zoo.load(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "scripts")
-        load = importlib.import_module("evaluate").load
-    images, _ = load(model, dataset, "test", None, card["training"]["config"]["binarize"])
+    images, _ = evaluation.images_for(model, dataset, "test", binarize=card["training"]["config"]["binarize"])
     return folder, card, model, images[:1000]
 
 

@@ -8,7 +8,6 @@ import re
 import signal
 from argparse import Namespace
 
-import numpy as np
 import pytest
 from conftest import ROOT
 from matplotlib.image import imread
@@ -129,8 +128,6 @@ def test_what_a_run_leaves(reproduced):
 def test_the_gradient_variance_is_measured_while_training(reproduced):
     """After each epoch, on 256 test images; the last value is that of the finished model."""
     script, arguments = reproduced
-    import evaluate
-
     from tf_isvae import datasets, zoo
 
     for name, result in script.stored_results(arguments.to).items():
@@ -142,7 +139,7 @@ def test_the_gradient_variance_is_measured_while_training(reproduced):
         assert measured[-1] == pytest.approx(evaluation.gradient_variance(model, images, 20), rel=1e-4)
         # More draws, other noise: the same variance.
         assert measured[-1] == pytest.approx(evaluation.gradient_variance(model, images, 60, seed=5), rel=0.5)
-        assert evaluate.load(model, "digits", "test", None, None)[0].shape == shape
+        assert evaluation.images_for(model, "digits", "test", None, None)[0].shape == shape
 
 
 def test_the_report(reproduced):
@@ -248,28 +245,3 @@ def test_verdicts_on_evaluations(script, claim, good, bad):
 def test_the_claim_on_samples_is_of_bits(script):
     vae = result("fc_vae", samples_like_one_class=0.3, test_like_one_class=0.8)
     assert script.samples({"fc_vae": vae})[0].endswith("Not run yet.\n")
-
-
-def test_variance_by_certainty():
-    """Of a decoder that ignores z, ln p = a everywhere: the variance of eq. 20 is q (1 - q) a^2, exactly known."""
-    import keras
-
-    from tf_isvae import BernoulliLatent, DiscreteVAE
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "scripts")
-        certainty = importlib.import_module("evaluate").certainty
-    eta = np.array([0.0, 0.5, 6.0, -7.0, 2.0], np.float32)
-    encoder = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(5)])
-    decoder = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4), keras.layers.Reshape((2, 2, 1))])
-    encoder.set_weights([np.zeros((4, 5)), eta])
-    decoder.set_weights([np.zeros((5, 4)), np.zeros(4)])
-    model = DiscreteVAE(encoder, BernoulliLatent(5), decoder)
-    figures = certainty(model, np.zeros((200, 2, 2, 1), np.float32), draws=200)
-    q = 1 / (1 + np.exp(-eta.astype(np.float64)))
-    expected = q * (1 - q) * (4 * np.log(2)) ** 2
-    assert (figures["sure_bits"], figures["unsure_bits"]) == (pytest.approx(0.4), pytest.approx(0.4))
-    # 80,000 draws of each kind: the mean variances are known to 1% and, of the rare bits, to 9% (five standard errors
-    # and more below).
-    assert figures["eta_variance_unsure"] == pytest.approx(expected[:2].mean(), rel=0.03)
-    assert figures["eta_variance_sure"] == pytest.approx(expected[2:4].mean(), rel=0.45)

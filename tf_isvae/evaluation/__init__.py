@@ -1,0 +1,29 @@
+"""What a trained model is worth: gradient noise and bias of estimators, use of the codes, clusters, retrieval.
+
+`evaluate` measures all of it on a data set.
+"""
+
+from tf_isvae.evaluation.clusters import clustering
+from tf_isvae.evaluation.codes import code_statistics
+from tf_isvae.evaluation.gradients import (
+    estimator_bias,
+    gradient_variance,
+    gradient_variance_function,
+    variance_by_certainty,
+)
+from tf_isvae.evaluation.neighbours import retrieval, share_like_one_class
+from tf_isvae.evaluation.report import detail, evaluate, images_for
+
+__all__ = [
+    "clustering",
+    "code_statistics",
+    "detail",
+    "estimator_bias",
+    "evaluate",
+    "gradient_variance",
+    "gradient_variance_function",
+    "images_for",
+    "retrieval",
+    "share_like_one_class",
+    "variance_by_certainty",
+]

@@ -1,0 +1,157 @@
+"""All figures of a trained model on a data set."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from tf_isvae import checks, datasets
+from tf_isvae.evaluation.clusters import clustering
+from tf_isvae.evaluation.codes import code_statistics
+from tf_isvae.evaluation.gradients import gradient_variance, variance_by_certainty
+from tf_isvae.evaluation.neighbours import retrieval, share_like_one_class
+from tf_isvae.model import DiscreteVAE, check_model
+
+SAMPLES = 100  # of the bound of ln p(x)
+DRAWS = 30  # of the gradient, for its variance
+FEW = 1000  # images, for what need not be measured on all
+MANY = 10 * FEW  # training images among which neighbours are looked for
+FOR_CERTAINTY = 200  # images
+
+
+def evaluate(
+    model: DiscreteVAE,
+    dataset: str | os.PathLike,
+    data_dir: str | os.PathLike | None = None,
+    binarize: str | None = None,
+) -> dict[str, int | float | str]:
+    """All figures of a model on the test images of a data set; the same ones in every call.
+
+    Args:
+        model: a DiscreteVAE.
+        dataset: as `datasets.load` takes it; it must have a test split.
+        data_dir: where TFDS keeps its data sets; default as in `datasets.load`.
+        binarize: "static" or "dynamic" if the model was trained so; one draw of the pixels then serves all figures.
+
+    Returns:
+        A dict of figures, nats per image unless said otherwise. Those whose names begin with first_1000_ are of the
+        first 1,000 test images alone, for whoever repeats them.
+        - test_images: how many there are.
+        - test_neg_elbo, first_1000_neg_elbo: -ELBO, with the model's estimator.
+        - test_ln_p, first_1000_ln_p: ln p(x); test_ln_p_kind says if it is exact or the bound of 100 samples.
+        - gradient_variance: of the model's estimator, nats squared per encoder parameter, first 1,000 images.
+        - active_units, codes_used, perplexity (the mean over the variables): as in `code_statistics`.
+        - detail_kept: `detail` of the reconstructions as a share of that of the images, first 1,000 images.
+        - cluster_...: `clustering` of categories, if the data has labels; classes: how many labels there are.
+        - sure_bits, unsure_bits, eta_variance_...: `variance_by_certainty` of bits, first 200 images.
+        - retrieval_map_100: `retrieval` of bits, the first 1,000 images among 10,000 training images.
+        - samples_like_one_class, test_like_one_class: `share_like_one_class` of 1,000 samples of the prior and of the
+          first 1,000 test images, if the data has labels.
+
+    Raises:
+        ValueError: the data set has no test split, or images that the model does not take.
+
+    Example:
+        >>> from tf_isvae import evaluation, zoo
+        >>> model = zoo.build("fc_cvae", image_shape=(4, 4, 1), latent_dim=3)
+        >>> figures = evaluation.evaluate(model, "digits")
+        >>> figures["test_images"], figures["test_ln_p_kind"], figures["classes"]
+        (360, 'exact', 10)
+    """
+    check_model(model)
+    images, labels = images_for(model, dataset, "test", data_dir, binarize)
+    few, latent, codes = images[:FEW], model.latent, model.encode(images)
+    log_likelihood = model.log_likelihood(images, SAMPLES, seed=0)
+    statistics = code_statistics(model, images)
+    bits, clusters = latent.bits(codes), latent.clusters(codes)
+    figures = {
+        "test_images": len(images),
+        "test_neg_elbo": float(-model.elbo(images, seed=0).mean()),
+        "test_ln_p": float(log_likelihood.mean()),
+        "test_ln_p_kind": "exact" if latent.enumerable else f"bound of {SAMPLES} samples",
+        "first_1000_neg_elbo": float(-model.elbo(few, seed=0).mean()),
+        "first_1000_ln_p": float(log_likelihood[:FEW].mean()),
+        "gradient_variance": gradient_variance(model, few, DRAWS),
+        "active_units": statistics["active_units"],
+        "codes_used": statistics["codes_used"],
+        "detail_kept": detail(model.reconstruct(few, seed=0)) / detail(few),
+    }
+    figures |= {name: float(np.mean(value)) for name, value in statistics.items() if name == "perplexity"}
+    if bits is not None:
+        figures |= variance_by_certainty(model, images[:FOR_CERTAINTY])
+    if labels is None:
+        return figures
+    if clusters is not None:
+        figures |= {f"cluster_{name}": value for name, value in clustering(clusters, labels).items()}
+        figures["classes"] = len(np.unique(labels))
+    train_images, train_labels = images_for(model, dataset, "train", data_dir, binarize, count=MANY)
+    if bits is not None:
+        train_bits = latent.bits(model.encode(train_images))
+        figures["retrieval_map_100"] = retrieval(train_bits, train_labels, bits[:FEW], labels[:FEW], top=100)
+    for name, shown in (("samples", model.generate(FEW, seed=0)), ("test", few)):
+        figures[f"{name}_like_one_class"] = share_like_one_class(shown, train_images, train_labels)
+    return figures
+
+
+def images_for(
+    model: DiscreteVAE,
+    dataset: str | os.PathLike,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    binarize: str | None = None,
+    count: int | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The images of a split in the size and with the channels that the model takes, and their labels.
+
+    Args:
+        model: a DiscreteVAE.
+        dataset: as `datasets.load` takes it.
+        split: "train", "test" or another that the data set has.
+        data_dir: where TFDS keeps its data sets; default as in `datasets.load`.
+        binarize: "static" or "dynamic" if the model was trained so; both draw the pixels once.
+        count: how many images, in an order drawn with seed 0; default all, in their own order.
+
+    Returns:
+        Images, float32 (n, H, W, C) in [0, 1], and labels, int32 (n,), or None if the data set has none.
+
+    Raises:
+        ValueError, FileNotFoundError, ConnectionError: as `datasets.load`.
+
+    Example:
+        >>> from tf_isvae import evaluation, zoo
+        >>> model = zoo.build("fc_bvae", image_shape=(16, 16, 3), latent_dim=3)
+        >>> images, labels = evaluation.images_for(model, "digits", "test", count=50)
+        >>> images.shape, labels.shape
+        ((50, 16, 16, 3), (50,))
+    """
+    check_model(model)
+    height, width, channels = model.image_shape
+    settings = {
+        "batch_size": FEW if count is None else checks.integer("images_for: count", count),
+        "seed": None if count is None else 0,
+        "image_size": (height, width),
+        "channels": channels,
+        "binarize": "static" if binarize else None,
+        "data_dir": data_dir,
+    }
+    batches = -1 if count is None else 1
+    try:
+        data = datasets.load(dataset, split, labels=True, **settings)
+    except ValueError:
+        # Without labels, or wrong altogether, which then shows again.
+        return np.concatenate(list(datasets.load(dataset, split, **settings).take(batches))), None
+    images, labels = zip(*data.take(batches).as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def detail(images: np.ndarray) -> float:
+    """The mean squared difference of neighbouring pixels, down and across, of images (n, H, W, C).
+
+    Example:
+        >>> import numpy as np
+        >>> from tf_isvae import evaluation
+        >>> evaluation.detail(np.array([[0.0, 1.0], [0.0, 1.0]]).reshape(1, 2, 2, 1))  # one edge, across
+        1.0
+    """
+    return float(np.square(np.diff(images, axis=1)).mean() + np.square(np.diff(images, axis=2)).mean())
