@@ -776,3 +776,68 @@ def test_a_failed_download_is_quick_clear_and_leaves_nothing(tmp_path, offline, 
 
 def test_no_thread_that_the_end_of_an_iterator_waits_for():
     assert datasets.load(np.zeros((4, 2, 2, 1), np.uint8), batch_size=2).options().autotune.enabled is False
+
+
+# --- What identifies the data of a run.
+
+
+def test_fingerprints_say_number_and_shape_of_what_load_returns(tmp_path, tiny):
+    save_images(tmp_path / "images", numbered(5, (2, 3, 3)))
+    np.savez(tmp_path / "a.npz", x_train=numbered(7)[..., 0], y_train=np.arange(7), x_test=numbered(4))
+    for source, split, options in (
+        (numbered(6)[..., 0], "train", {}),
+        (tmp_path / "a.npz", "train", {}),
+        (tmp_path / "a.npz", "test", {"image_size": (4, 5)}),
+        (tmp_path / "images", "train", {}),
+        (tmp_path / "images", "train", {"channels": 1, "image_size": 4}),
+        ("digits", "test", {}),
+        ("digits", "train", {"image_size": 8}),
+        ("tiny_images", "train[3:20]", {"data_dir": tiny}),
+    ):
+        found = datasets.fingerprint(source, split, **options)
+        images = whole(datasets.load(source, split, batch_size=2000, **options))
+        assert found == json.loads(json.dumps(found)) and len(bytes.fromhex(found["digest"])) == 32
+        assert [found["images"], *found["shape"]] == list(images.shape)
+
+
+def test_fingerprints_tell_changed_data_from_moved_data(tmp_path, tiny):
+    def digest(source, split="train", **options):
+        return datasets.fingerprint(source, split, **options)["digest"]
+
+    images = numbered(6)
+    assert digest(images) == digest(images.copy(order="F"))
+    altered = images.copy()
+    altered[5, 1, 2, 0] ^= 1
+    digests = [digest(array) for array in (images, altered, images[:5], images.reshape(6, 3, 2, 1), images / 255)]
+    assert len(set(digests)) == 5
+
+    np.savez(tmp_path / "a.npz", x_train=images, x_test=images[:3])
+    np.savez(tmp_path / "b.npz", x_train=altered, x_test=images[:3])
+    assert digest(tmp_path / "a.npz") != digest(tmp_path / "b.npz")
+    assert digest(tmp_path / "a.npz", "test") == digest(tmp_path / "b.npz", "test") != digest(tmp_path / "a.npz")
+
+    one = save_images(tmp_path / "one", images)
+    before = digest(one)
+    assert digest(shutil.copytree(one, tmp_path / "two")) == before
+    (one / "00005.png").rename(one / "00006.png")
+    renamed = digest(one)
+    Image.fromarray(images[5, ..., 0]).save(one / "00006.png", compress_level=0)
+    replaced = digest(one)
+    (one / "00006.png").unlink()
+    assert len({before, renamed, replaced, digest(one)}) == 4
+
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    assert digest("tiny_images", data_dir=copy) == digest("tiny_images", "train[:23]", data_dir=tiny)
+    assert digest("tiny_images", "train[:22]", data_dir=tiny) != digest("tiny_images", data_dir=tiny)
+    victim = sorted(copy.rglob("*train*.tfrecord*"))[1]
+    victim.write_bytes(victim.read_bytes() + b"more")
+    assert digest("tiny_images", data_dir=copy) != digest("tiny_images", data_dir=tiny)
+
+
+def test_fingerprints_of_bad_sources_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros(3))
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:50])
+    for source, word in ((np.zeros(3), "(3,)"), (tmp_path / "a.npz", "(3,)"), (tmp_path / "b.npz", "whole")):
+        with pytest.raises(ValueError) as error:
+            datasets.fingerprint(source)
+        assert word in str(error.value) and "\n" not in str(error.value)

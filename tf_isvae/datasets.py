@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import itertools
+import json
 import operator
 import os
 import pathlib
@@ -139,15 +141,9 @@ def load(
     start = _integer("start", start, 0)
     shard = _shard(shard)
     size = _image_size(image_size)
-    if channels not in (None, 1, 3) or isinstance(channels, bool):
-        raise ValueError(f"channels={channels!r}: give 1 (grey), 3 (RGB), or None to leave the images as they are")
     if binarize not in (None, "static", "dynamic"):
         raise ValueError(f'binarize={binarize!r}: give "static", "dynamic" or None')
-    if not isinstance(split, str):
-        raise TypeError(f'split={split!r}: give the name of a split, such as "train" or "test"')
-
-    if not isinstance(data_dir, (str, os.PathLike, type(None))):
-        raise TypeError(f"data_dir={data_dir!r}: give the path of a folder, or None")
+    _check_arguments(split, channels, data_dir)
 
     if isinstance(source, str) and source == "digits":
         size = size or (28, 28)
@@ -201,6 +197,62 @@ def load(
     # What TensorFlow deals out to several workers, where `shard` does not: most sources are not a list of files.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.with_options(options)
+
+
+def fingerprint(
+    source: str | os.PathLike | np.ndarray,
+    split: str = "train",
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    data_dir: str | os.PathLike | None = None,
+) -> dict:
+    """Returns what identifies the images of one split: the same data has the same, wherever it is stored.
+
+    No image is decoded, so that this takes a moment.
+
+    Args:
+      source, split, image_size, channels, data_dir: as of `load`.
+
+    Returns:
+      A dictionary of JSON values: "images", their number; "shape", [H, W, C] as `load` returns them; "digest", the
+      SHA-256 in hexadecimal digits of
+        - an array: its shape, type and bytes;
+        - an `.npz` file: the names, sizes and CRC-32s of the arrays of the split;
+        - a folder: the relative names and the sizes of the image files;
+        - TFDS: the name and version, and the names, sizes and ranges of the files of records.
+
+    Raises:
+      As `load`.
+    """
+    size, _ = _image_size(image_size), _check_arguments(split, channels, data_dir)
+    if isinstance(source, str) and source == "digits":
+        size = size or (28, 28)
+    name, path = _resolve(source)
+    if path is not None and path.is_dir():
+        path, files = _folder_files(path, split)
+        has = (None, None, 3) if size and channels else _folder_shape(path, files, size, channels)
+        count, content = len(files), [[os.path.relpath(file, path), os.path.getsize(file)] for file in files]
+    elif path is not None:
+        count, has, content = _npz_directory(path, split)
+    elif name in (None, "digits"):
+        found = _find(source, split, size, channels, data_dir)
+        count, *has = found.images.shape
+        array = np.ascontiguousarray(found.images)
+        content = [array.shape, array.dtype.str, hashlib.sha256(array).hexdigest()]
+    else:
+        builder, part, key = _tfds_split(name, split, data_dir)
+        count, has = part.num_examples, builder.info.features[key].shape
+        content = [builder.info.full_name]
+        for shard in part.file_instructions:
+            length = tf.io.gfile.stat(shard.filename).length
+            content.append([os.path.basename(shard.filename), length, shard.skip, shard.take])
+    height, width, has_channels = has
+    if size is None and None in (height, width):
+        raise ValueError(f"{name} has images of different sizes: give image_size=(H, W)")
+    shape = [int(side) for side in (*(size or (height, width)), channels or has_channels)]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return {"images": int(count), "shape": shape, "digest": digest}
 
 
 # --- From images to batches. `places` holds pairs: the number of an epoch, and its first wanted batch.
@@ -388,9 +440,19 @@ def _in_chunks(function, images: np.ndarray) -> np.ndarray:
 
 
 def _find(source, split, size, channels, data_dir) -> _Arrays | _Encoded:
-    if isinstance(source, np.ndarray):
+    name, path = _resolve(source)
+    if name is None:
         _check_split("an array", split, ["train"])
         return _arrays("the array", source, None)
+    if path is not None:
+        return _folder(path, split, size, channels) if path.is_dir() else _npz(path, split)
+    return _digits(split) if name == "digits" else _tfds(name, split, data_dir)
+
+
+def _resolve(source) -> tuple[str | None, pathlib.Path | None]:
+    """The name of a source, None for an array; and its path, a folder or an .npz file, None if it is no path."""
+    if isinstance(source, np.ndarray):
+        return None, None
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
             f"source is a {type(source).__name__}: give the name of a data set ({_quoted(_BUILT_IN)} or "
@@ -398,17 +460,15 @@ def _find(source, split, size, channels, data_dir) -> _Arrays | _Encoded:
         )
     name = os.fspath(source)
     if name == "digits":
-        return _digits(split)
+        return name, None
     path = pathlib.Path(name).expanduser()
     if name and name not in _BUILT_IN and path.exists():
-        if path.is_dir():
-            return _folder(path, split, size, channels)
-        if path.suffix.lower() == ".npz":
-            return _npz(path, split)
+        if path.is_dir() or path.suffix.lower() == ".npz":
+            return name, path
         raise ValueError(f"{path} is neither a folder of PNG or JPEG images nor an .npz file")
     if not isinstance(source, str) or path.suffix.lower() == ".npz" or name.startswith((".", "~", os.sep)):
         raise FileNotFoundError(f"{path} does not exist: give the path of a folder of images or of an .npz file")
-    return _tfds(name, split, data_dir)
+    return name, None
 
 
 def _digits(split) -> _Arrays:
@@ -450,33 +510,59 @@ def _arrays(name, images, labels) -> _Arrays:
 
 
 def _npz(path, split) -> _Arrays:
+    with _open_npz(path) as file:
+        image_key, label_key = _npz_keys(path, split, set(file.files))
+        with _reading(path):
+            images = file[image_key]
+            labels = file[label_key] if label_key else None
+    for key, array in ((image_key, images), (label_key, labels)):
+        if not isinstance(array, (np.ndarray, type(None))):  # of a member that is no .npy file, its bytes
+            raise ValueError(f"{path} holds {key!r}, which is no NumPy array: write the file with numpy.savez")
+    return _arrays(f"{image_key} in {path}", images, labels)
+
+
+def _npz_directory(path, split) -> tuple[int, tuple[int, ...], list]:
+    """The number and the shape of the images, and [name, size, CRC-32] of the arrays, without reading these."""
+    with _open_npz(path) as file:
+        image_key, label_key = _npz_keys(path, split, set(file.files))
+        with _reading(path):
+            members = [file.zip.getinfo(f"{key}.npy") for key in (image_key, label_key) if key]
+            with file.zip.open(members[0]) as member:
+                version = np.lib.format.read_magic(member)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape = read(member)[0]
+    if len(shape) not in (3, 4):
+        raise ValueError(f"{image_key} in {path} has shape {shape}: images must be (n, H, W) or (n, H, W, C)")
+    return shape[0], (*shape, 1)[1:4], [[member.filename, member.file_size, member.CRC] for member in members]
+
+
+@contextlib.contextmanager
+def _open_npz(path):
     with contextlib.ExitStack() as stack:
         with _reading(path):
             if not zipfile.is_zipfile(path):
                 raise zipfile.BadZipFile("it is not a zip archive, or only a part of one")
             file = stack.enter_context(np.load(path, allow_pickle=False))
-            keys = set(file.files)
-        splits = sorted(key[2:] for key in keys if key.startswith("x_"))
-        others = keys - {"labels", "y_train"}
-        if splits:
-            _check_split(path, split, splits)
-            image_key, label_key = f"x_{split}", f"y_{split}"
-        elif "images" in keys or len(others) == 1:
-            _check_split(path, split, ["train"])
-            image_key = "images" if "images" in keys else others.pop()
-            label_key = "labels" if "labels" in keys else "y_train"
-        else:
-            raise ValueError(
-                f"{path} holds the arrays {_quoted(sorted(keys))}: name them images (and labels), "
-                "or x_train and x_test (and y_train and y_test)"
-            )
-        with _reading(path):
-            images = file[image_key]
-            labels = file[label_key] if label_key in keys else None
-    for key, array in ((image_key, images), (label_key, labels)):
-        if not isinstance(array, (np.ndarray, type(None))):  # of a member that is no .npy file, its bytes
-            raise ValueError(f"{path} holds {key!r}, which is no NumPy array: write the file with numpy.savez")
-    return _arrays(f"{image_key} in {path}", images, labels)
+        yield file
+
+
+def _npz_keys(path, split, keys) -> tuple[str, str | None]:
+    """The names of the arrays with the images and the labels of a split."""
+    splits = sorted(key[2:] for key in keys if key.startswith("x_"))
+    others = keys - {"labels", "y_train"}
+    if splits:
+        _check_split(path, split, splits)
+        image_key, label_key = f"x_{split}", f"y_{split}"
+    elif "images" in keys or len(others) == 1:
+        _check_split(path, split, ["train"])
+        image_key = "images" if "images" in keys else others.pop()
+        label_key = "labels" if "labels" in keys else "y_train"
+    else:
+        raise ValueError(
+            f"{path} holds the arrays {_quoted(sorted(keys))}: name them images (and labels), "
+            "or x_train and x_test (and y_train and y_test)"
+        )
+    return image_key, label_key if label_key in keys else None
 
 
 @contextlib.contextmanager
@@ -489,7 +575,8 @@ def _reading(path):
         raise ValueError(f"{path} is not a whole .npz file: {_first_line(error)}") from error
 
 
-def _folder(path, split, size, channels) -> _Encoded:
+def _folder_files(path, split) -> tuple[pathlib.Path, list[str]]:
+    """The folder of a split, and the paths of its images."""
     subfolders = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if {"train", "test"} & set(subfolders):
         _check_split(path, split, subfolders)
@@ -507,6 +594,11 @@ def _folder(path, split, size, channels) -> _Encoded:
     files = sorted(filter(os.path.isfile, files), key=lambda file: file.replace(os.sep, "\0"))  # folder by folder
     if not files:
         raise ValueError(f"{path} holds no images: files ending in .png, .jpg or .jpeg are read")
+    return path, files
+
+
+def _folder_shape(path, files, size, channels) -> tuple[int | None, int | None, int]:
+    """The shape of the images as decoded, from their headers; None where they differ."""
     headers = {_header(file): file for file in files}
     for what, place, fixed, argument in (
         ("sizes (H, W)", slice(2), size, "image_size=(H, W)"),
@@ -519,7 +611,12 @@ def _folder(path, split, size, channels) -> _Encoded:
     sizes = {header[:2] for header in headers}
     height, width = sizes.pop() if len(sizes) == 1 else (None, None)
     # Decoded to grey only if all are: colours are made grey by `_convert`, in the same way for every source.
-    decoded_channels = max(header[2] for header in headers)
+    return height, width, max(header[2] for header in headers)
+
+
+def _folder(path, split, size, channels) -> _Encoded:
+    path, files = _folder_files(path, split)
+    height, width, decoded_channels = _folder_shape(path, files, size, channels)
     names, count = tf.constant(files), len(files)
 
     def records(seed):
@@ -560,7 +657,8 @@ def _header(path: str) -> tuple[int, int, int]:
         raise ValueError(f"{path} {_BROKEN}: repair or remove it") from error
 
 
-def _tfds(name, split, data_dir) -> _Encoded:
+def _tfds_split(name, split, data_dir):
+    """The builder of a TFDS data set, prepared; the information on its split; and the name of its images."""
     import tensorflow_datasets as tfds
 
     try:
@@ -591,6 +689,14 @@ def _tfds(name, split, data_dir) -> _Encoded:
     if builder.info.file_format.value != "tfrecord":
         raise ValueError(f"{builder.data_path} holds {builder.info.file_format.value} files: prepare it as tfrecord")
 
+    return builder, part, "image" if "image" in images else images[0]
+
+
+def _tfds(name, split, data_dir) -> _Encoded:
+    import tensorflow_datasets as tfds
+
+    builder, part, key = _tfds_split(name, split, data_dir)
+    features = builder.info.features
     # Read here and not by TFDS, which parses and decodes each example on its own: that takes four times as long.
     files = tf.constant([shard.filename for shard in part.file_instructions])
     bounds = tf.constant([(shard.skip, shard.take) for shard in part.file_instructions], tf.int64)
@@ -612,7 +718,6 @@ def _tfds(name, split, data_dir) -> _Encoded:
             )
         ).unbatch()
 
-    key = "image" if "image" in images else images[0]
     stored = {key: tf.io.FixedLenFeature((), tf.string)}
     labelled = isinstance(dict(features).get("label"), tfds.features.ClassLabel)
     if labelled:
@@ -679,6 +784,15 @@ def _integer(name, value, least) -> int:
     if not least <= value < 2**63:
         raise ValueError(f"{name}={value}: give an integer of at least {least}" + " and below 2^63" * (value > 0))
     return value
+
+
+def _check_arguments(split, channels, data_dir) -> None:
+    if channels not in (None, 1, 3) or isinstance(channels, bool):
+        raise ValueError(f"channels={channels!r}: give 1 (grey), 3 (RGB), or None to leave the images as they are")
+    if not isinstance(split, str):
+        raise TypeError(f'split={split!r}: give the name of a split, such as "train" or "test"')
+    if not isinstance(data_dir, (str, os.PathLike, type(None))):
+        raise TypeError(f"data_dir={data_dir!r}: give the path of a folder, or None")
 
 
 def _image_size(value) -> tuple[int, int] | None:
