@@ -61,6 +61,8 @@ PICTURES = ("reconstructions", "prior_samples")
 # Columns of history.csv that the report draws or quotes.
 COLUMNS = ("loss", "log_likelihood", "gradient_variance")
 LN_100 = math.log(100)
+# Colours of bits.
+DARK, PALE = (0, 64 / 255, 120 / 255), (205 / 255, 222 / 255, 235 / 255)
 
 
 def make_parser() -> command_line.Parser:
@@ -160,8 +162,27 @@ def draw_overview(source, arguments: argparse.Namespace) -> None:
     images = images[[np.flatnonzero(labels == label)[0] for label in np.unique(labels)]]
     bits = source.model.encode(images)
     samples = source.model.generate(len(images), seed=0)
-    path = arguments.to / "figures" / "overview.png"
-    plotting.overview(images, bits, source.model.decode(bits), samples, path)
+    rows = {
+        "input": images,
+        f"{bits.shape[1]} bits": cells(bits),
+        "reconstruction": source.model.decode(bits),
+        "prior sample": samples,
+    }
+    plotting.image_rows(rows, arguments.to / "figures" / "overview.png")
+
+
+def cells(bits):
+    """Each code (n, units) as a picture, float (n, height, width, 3): cells in rows, dark for 1 and pale for 0."""
+    import numpy as np
+
+    n, units = bits.shape
+    across = math.ceil(math.sqrt(2 * units))  # so that the picture is about twice as wide as high
+    colours = np.ones((n, -(-units // across) * across, 3))
+    colours[:, :units] = np.where(bits[..., None] == 1, DARK, PALE)
+    size = max(2, 1000 // (n * across) - 1)  # pixels; all n beside each other are about 1,000 wide
+    picture = colours.reshape(n, -1, across, 3).repeat(size, axis=1).repeat(size, axis=2)
+    picture[:, ::size] = picture[:, :, ::size] = 1  # thin lines between the cells
+    return picture
 
 
 def rounded(text: str) -> float | None:

@@ -115,7 +115,7 @@ IMAGES = {  # kind: (images, what was given, what is accepted)
     "objects": (np.full((4, *SHAPE), None), "dtype object", "numbers in [0, 1]"),
     "complex": (GOOD + 1j, "complex", "numbers in [0, 1]"),
     "nothing": (None, "", "in [0, 1]"),
-    "ragged": (RAGGED, "list of parts of different lengths", "takes an array (n,"),
+    "ragged": (RAGGED, "list of parts of different lengths", "must be an array (n,"),
 }
 METHODS = ("encode", "reconstruct", "elbo", "log_likelihood", "fit", "evaluate")
 CODES = {
@@ -500,24 +500,23 @@ CALLS = {
             (lambda my, draw=draw, name=name: draw(my.tmp / name), given, accepted)
             for draw in (
                 lambda path: plotting.training_curves({"epoch": [1], "loss": [1.0]}, path),
-                lambda path: plotting.elbo_curves({"a": [{"step": 1, "seconds": 1, "train_elbo": 1}]}, path),
                 lambda path: plotting.reconstructions(GOOD, GOOD, path),
                 lambda path: plotting.image_grid(GOOD, path),
-                lambda path: plotting.overview(GOOD, np.ones((len(GOOD), 3)), GOOD, GOOD, path),
+                lambda path: plotting.image_rows({"one": GOOD, "other": GOOD}, path),
             )
             for name, given, accepted in (
-                ("figure.pdf", "figure.pdf", "ends in .png"),
-                ("missing/figure.png", "no folder", "create it first"),
+                ("figure.pdf", "figure.pdf", "must end in .png"),
+                ("missing/figure.png", "missing/figure.png", "in a folder that exists: create"),
             )
         ),
         *(
             (lambda my, draw=draw, images=images: draw(images, my.tmp / "grid.png"), given, accepted)
             for draw in (plotting.image_grid, lambda images, path: plotting.reconstructions(images, images, path))
             for images, given, accepted in (
-                (np.zeros((2, 28, 28)), "not (2, 28, 28)", "(n, height, width, channels)"),
-                (np.zeros((0, 28, 28, 1)), "not (0, 28, 28, 1)", "none of them 0"),
-                (np.full((1, 2, 2, 1), 255, np.uint8), "not in [255, 255]", "divide bytes by 255"),
-                (np.full((1, 2, 2, 1), np.nan), "not in [nan, nan]", "[0, 1]"),
+                (np.zeros((2, 28, 28)), "(2, 28, 28)", "(n, H, W, C)"),
+                (np.zeros((0, 28, 28, 1)), "(0, 28, 28, 1)", "at least 1"),
+                (np.full((1, 2, 2, 1), 255, np.uint8), "from 255 to 255", "divide by 255"),
+                (np.full((1, 2, 2, 1), np.nan), "NaN", "[0, 1]"),
                 (np.zeros((9999, 1, 1, 1)), "9999 images in 10 columns", "draw fewer"),
                 (np.full((1, 2, 2, 1), "a"), "dtype <U1", "[0, 1]"),
                 (np.full((1, 2, 2, 1), 1j), "dtype complex128", "[0, 1]"),
@@ -528,34 +527,26 @@ CALLS = {
             "(2, 2, 2, 1)",
             "one reconstruction of the same size",
         ),
-        (lambda my: plotting.overview(GOOD, GOOD, GOOD, GOOD, my.tmp / "a.png"), "bits have shape", "units"),
+        (lambda my: plotting.image_rows({}, my.tmp / "a.png"), "rows have {}", "at least one row"),
         (
-            lambda my: plotting.overview(GOOD, np.full((len(GOOD), 3), 2), GOOD, GOOD, my.tmp / "a.png"),
-            "bits have shape",
-            "0 or 1",
-        ),
-        (
-            lambda my: plotting.overview(GOOD, np.ones((len(GOOD), 3)), GOOD, GOOD[:2], my.tmp / "a.png"),
-            "samples have shape",
-            "that of images",
+            lambda my: plotting.image_rows({"one": GOOD, "other": GOOD[:2]}, my.tmp / "a.png"),
+            "{'one': 4, 'other': 2}",
+            "the same number",
         ),
         *counts(lambda my, n: plotting.image_grid(GOOD, my.tmp / "a.png", columns=n), "columns"),
         *(
             (lambda my, run=run: plotting.training_curves(run, my.tmp / "a.png"), given, accepted)
             for run, given, accepted in (
-                ({"loss": [1.0]}, "(columns ['loss'])", "give `epoch`"),
-                ({"epoch": [], "loss": []}, "no epochs", "give `epoch`"),
+                ({"loss": [1.0]}, "(columns ['loss'])", "must have `epoch`"),
+                ({"epoch": [], "loss": []}, "no epochs", "must have `epoch`"),
                 ({"epoch": [1, 2], "loss": [1.0]}, "1 numbers in 'loss' for 2 epochs", "one number per epoch"),
                 ({"epoch": [1, 2], "loss": [2.0, 1.0], "val_kl": [1.0]}, "1 numbers in 'kl'", "one number per epoch"),
-                ({"epoch": [1], "accuracy": [1.0]}, "['accuracy', 'epoch']", "at least one of loss"),
+                ({"epoch": [1], "accuracy": [1.0]}, "['accuracy', 'epoch']", "one of loss"),
                 ({"epoch": [1], "loss": ["low"]}, "'low'", "numbers"),
                 ([1.0, 2.0], "history is a list", "mapping"),
             )
         ),
-        (lambda my: plotting.compare_curves({}, my.tmp / "a.png"), "0 histories", "give `epoch`"),
-        (lambda my: plotting.elbo_curves({}, my.tmp / "a.png"), "no runs to draw", "at least one"),
-        (lambda my: plotting.elbo_curves({"a": []}, my.tmp / "a.png"), "'a'", "`step`, `seconds` and `train_elbo`"),
-        (lambda my: plotting.elbo_curves({"a": [{"step": 1}]}, my.tmp / "a.png"), "'a'", "`train_elbo`"),
+        (lambda my: plotting.compare_curves({}, my.tmp / "a.png"), "histories are 0", "one or more with `epoch`"),
     ],
     "training": [
         *(

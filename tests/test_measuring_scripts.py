@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT
+from matplotlib.image import imread
 
 from tf_isvae import estimators, files, networks, zoo
 
@@ -80,3 +81,13 @@ def test_going_on_with_other_distances_than_the_first_run(script, tmp_path):
 def test_steps_of_a_call(script, between, steps):
     """Ten calls or more between two evaluations, of equal length; 5001 is 3 times a prime."""
     assert script("compare_estimators").largest_call(between) == steps
+
+
+def test_the_figure_of_a_comparison(script, tmp_path):
+    """A run in the middle of its training has fewer rows than the others."""
+    rows = [{"step": 10.0 * i, "seconds": i / 3, "train_elbo": -200 / i} for i in range(1, 4)]
+    path = tmp_path / "elbo.png"
+    script("compare_estimators").draw({"one": rows, "two": rows[:1]}, path)
+    image = imread(path)
+    assert image.shape[1] > 1000 and len(np.unique(image.reshape(-1, image.shape[-1]), axis=0)) > 10
+    assert list(tmp_path.iterdir()) == [path]

@@ -8,6 +8,7 @@ import re
 import signal
 from argparse import Namespace
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from matplotlib.image import imread
@@ -176,6 +177,17 @@ def test_other_runs_are_refused(reproduced, tmp_path):
         script.main(Namespace(**{**vars(arguments), "runs_dir": tmp_path, "names": ["fc_cvae_paper"]}))
     with pytest.raises(ValueError, match="no experiment is called fc_bave; there are fc_bvae_paper"):
         script.main(Namespace(**{**vars(arguments), "names": ["fc_bave"]}))
+
+
+@pytest.mark.parametrize("n, units", [(1, 1), (3, 7), (10, 50)])
+def test_the_picture_of_a_code_shows_every_bit(script, n, units):
+    """All cells have one size, so that dark and pale areas are as the numbers of ones and zeros."""
+    bits = np.random.default_rng(0).integers(0, 2, (n, units))
+    pictures = script.cells(bits)
+    assert pictures.shape[0] == n and 500 < n * pictures.shape[2] <= 1000
+    for picture, code in zip(pictures, bits, strict=True):
+        ones, zeros = (np.all(picture == colour, axis=-1).sum() for colour in (script.DARK, script.PALE))
+        assert ones + zeros > 0 and ones * (code == 0).sum() == zeros * (code == 1).sum()
 
 
 # --- Verdicts follow the figures.

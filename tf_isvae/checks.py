@@ -53,27 +53,28 @@ def array(name: str, values, expected: str) -> np.ndarray:
     except ValueError:
         kind = type(values).__name__
         raise ValueError(
-            f"{name} come as a {kind} of parts of different lengths; this model takes an array {expected}."
+            f"{name} come as a {kind} of parts of different lengths; they must be an array {expected}."
         ) from None
 
 
-def images(name: str, values, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Images as float32 (n, *image_shape), with all values in [0, 1].
+def images(name: str, values, image_shape: tuple[int, int, int] | None = None) -> np.ndarray:
+    """Images as float32 (n, *image_shape), or of any (n, H, W, C) without that, with all values in [0, 1].
 
     Raises:
         TypeError: they are not numbers, or come as a data set.
         ValueError: a wrong shape, no images, NaN, or values outside [0, 1].
     """
-    expected = f"(n, {', '.join(map(str, image_shape))})"
+    expected = f"(n, {', '.join(map(str, image_shape or 'HWC'))})"
     if isinstance(values, tf.data.Dataset):
         raise TypeError(f"{name} come as a data set; give an array of shape {expected}, such as one of its batches.")
     values = array(name, values, expected)
     is_real = np.issubdtype(values.dtype, np.number) and not np.issubdtype(values.dtype, np.complexfloating)
     if not (is_real or values.dtype in (np.bool_, tf.bfloat16.as_numpy_dtype)):
         raise TypeError(f"{name} have dtype {values.dtype}; they must be numbers in [0, 1] of shape {expected}.")
-    if values.shape[1:] != tuple(image_shape) or not len(values):
+    fits = values.ndim == 4 if image_shape is None else values.shape[1:] == tuple(image_shape)
+    if not fits or not values.size:
         raise ValueError(
-            f"{name} have shape {values.shape}; this model takes {expected} with n of at least 1: "
+            f"{name} have shape {values.shape}; they must be {expected} with n of at least 1: "
             "reshape them, for example images[..., None] to add the channel of grey images."
         )
     values = values.astype(np.float32, copy=False)
