@@ -15,7 +15,6 @@ With --categorical, the protocol of Liu et al. 2023: many Categorical variables,
 """
 
 import argparse
-import csv
 import os
 import time
 from pathlib import Path
@@ -122,15 +121,12 @@ def paths(text: str, arguments: argparse.Namespace) -> tuple[Path, Path]:
     return arguments.run_dir / f"{name}.keras", arguments.run_dir / f"{name}.csv"
 
 
-def read(csv_path: Path) -> list[dict]:
-    with open(csv_path, newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
 def check_reachable(text: str, arguments: argparse.Namespace) -> None:
     """Raises ValueError where a stored run cannot come to --steps by evaluations every --evaluate-every steps."""
+    from tf_isvae import files
+
     csv_path = paths(text, arguments)[1]
-    step = int(read(csv_path)[-1]["step"]) if csv_path.exists() else 0
+    step = int(files.read_csv(csv_path)[-1]["step"]) if csv_path.exists() else 0
     left = max(0, arguments.steps - step)
     if left % arguments.evaluate_every:
         raise ValueError(
@@ -152,7 +148,7 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     model, rows = build(estimator, make_latent(arguments.categorical), arguments.seed, steps_per_call), []
     if model_path.exists() and csv_path.exists():
         stored = keras.models.load_model(model_path)
-        rows = read(csv_path)
+        rows = files.read_csv(csv_path)
         # The CSV is written last; a kill between the two leaves them at different steps.
         if rows and rows[-1]["step"] == int(stored.optimizer.iterations):
             model = stored

@@ -106,3 +106,9 @@ def test_csv_with_different_columns_leaves_nothing(tmp_path):
     with pytest.raises(ValueError):
         files.write_csv(tmp_path / "a.csv", [{"a": 1}, {"b": 2}])
     assert names(tmp_path) == []
+
+
+def test_csv_of_numbers_round_trips(tmp_path):
+    rows = [{"epoch": 1.0, "loss": 0.1 + 0.2}, {"epoch": 2.0, "loss": float("inf")}]
+    files.write_csv(tmp_path / "a.csv", rows)
+    assert files.read_csv(tmp_path / "a.csv") == rows
