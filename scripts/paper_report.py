@@ -305,8 +305,8 @@ def cvae_is_worse(results):
         yield (
             "fc_cvae_best",
             None,
-            "the limit of ln 100 is not the whole reason: with our recipe the same network with the same 100 codes reaches "
-            f"{best:.1f}, so {paper - best:.1f} nats of the paper's figure come from its training.",
+            "the limit of ln 100 is not the whole reason: with our recipe the same network with the same 100 codes "
+            f"reaches {best:.1f}, so {paper - best:.1f} nats of the paper's figure come from its training.",
         )
 
 
