@@ -1,18 +1,16 @@
 """What several test files share."""
 
+import importlib
 import multiprocessing
 import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from helpers import ROOT, differences, process_state, tfds_has
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -22,20 +20,24 @@ def pytest_xdist_auto_num_workers():
     return max(1, min(len(os.sched_getaffinity(0)), memory // 3_000_000_000))
 
 
-def tfds_has(name):
-    folder = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
-    return any(Path(folder, name).glob("*/dataset_info.json"))
+@pytest.fixture(scope="session")
+def state():
+    """The settings of the process that no test may leave changed."""
+    # These set environment variables when they are first imported, which is no test's doing.
+    for name in ("matplotlib.pyplot", "sklearn", "tensorflow_datasets"):
+        importlib.import_module(name)
+    return process_state()
 
 
-def same_run(one, other):
-    """Two run directories hold the same history and the same trained model, bit for bit."""
-    import keras
-
-    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
-    models = [keras.models.load_model(folder / "model.keras") for folder in (one, other)]
-    weights = [model.get_weights() + [v.numpy() for v in model.optimizer.variables] for model in models]
-    for a, b in zip(*weights, strict=True):
-        np.testing.assert_array_equal(a, b)
+@pytest.fixture(autouse=True)
+def no_traces(state):
+    """Fails a test that leaves the environment, the working directory, Keras's settings or the like changed."""
+    yield
+    after = process_state()
+    left = differences(state, after)
+    state.clear()
+    state.update(after)  # so that only the test that did it fails
+    assert not left, "the test left a trace: " + "; ".join(left)
 
 
 @pytest.fixture

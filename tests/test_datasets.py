@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from conftest import tfds_has
+from helpers import tfds_has
 from PIL import Image
 
 from tf_isvae import datasets

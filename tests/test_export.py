@@ -17,7 +17,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import tensorflow as tf
-from conftest import ROOT
+from helpers import ROOT
 
 from tf_isvae import (
     BernoulliLatent,

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, tfds_has
+from helpers import ROOT, tfds_has
 
 from tf_isvae import evaluation, export, training, zoo
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.special
 import tensorflow as tf
-from conftest import tfds_has
+from helpers import tfds_has
 
 from tf_isvae import (
     BernoulliLatent,

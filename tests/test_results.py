@@ -10,7 +10,7 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from matplotlib.image import imread
 
 from tf_isvae import evaluation, training

@@ -21,8 +21,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from helpers import ROOT
 
 from tf_isvae import BernoulliLatent, CategoricalLatent, DiscreteVAE, GaussianLatent, export, networks
 from tf_isvae.export import serving

@@ -13,7 +13,7 @@ import uuid
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import same_run
+from helpers import same_run
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from tf_isvae import files, training

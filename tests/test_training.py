@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import same_run
+from helpers import same_run
 from PIL import Image
 
 from tf_isvae import datasets, evaluation, training, zoo

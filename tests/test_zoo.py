@@ -6,7 +6,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from tf_isvae import BernoulliLatent, CategoricalLatent, GaussianLatent, estimators, likelihoods, training, zoo
 

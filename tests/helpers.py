@@ -1,0 +1,61 @@
+"""Functions that several test files use; fixtures are in conftest.py."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+ROOT = Path(__file__).resolve().parents[1]
+# What pytest itself changes from one phase of a test to the next.
+PYTEST_VARIABLES = ("PYTEST_CURRENT_TEST",)
+
+
+def tfds_has(name):
+    folder = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
+    return any(Path(folder, name).glob("*/dataset_info.json"))
+
+
+def same_run(one, other):
+    """Two run directories hold the same history and the same trained model, bit for bit."""
+    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
+    models = [keras.models.load_model(folder / "model.keras") for folder in (one, other)]
+    weights = [model.get_weights() + [v.numpy() for v in model.optimizer.variables] for model in models]
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def process_state():
+    """The settings of this process that a later test, or a process started later, would inherit."""
+    state = {f"os.environ[{name!r}]": text for name, text in os.environ.items() if name not in PYTEST_VARIABLES}
+    state |= {f"the handler of {number!r}": signal.getsignal(number) for number in signal.valid_signals()}
+    figures = sys.modules["matplotlib.pyplot"].get_fignums() if "matplotlib.pyplot" in sys.modules else []
+    return state | {
+        "the working directory": os.getcwd(),
+        "sys.path": tuple(sys.path),
+        "sys.argv": tuple(sys.argv),
+        "keras.config.dtype_policy": keras.config.dtype_policy().name,
+        "keras.config.floatx": keras.config.floatx(),
+        "keras.config.epsilon": keras.config.epsilon(),
+        "keras.config.image_data_format": keras.config.image_data_format(),
+        "keras.config.backend": keras.config.backend(),
+        "keras.config.is_interactive_logging_enabled": keras.config.is_interactive_logging_enabled(),
+        "keras.config.is_traceback_filtering_enabled": keras.config.is_traceback_filtering_enabled(),
+        "tf.config.functions_run_eagerly": tf.config.functions_run_eagerly(),
+        "tf.distribute.has_strategy": tf.distribute.has_strategy(),
+        "threads within an operation": tf.config.threading.get_intra_op_parallelism_threads(),
+        "threads between operations": tf.config.threading.get_inter_op_parallelism_threads(),
+        "figures of matplotlib that are open": tuple(figures),
+    }
+
+
+def differences(before, after):
+    """One line for each setting that differs between two states of the process."""
+    return [
+        f"{name} was {before.get(name, 'not set')!r} and is {after.get(name, 'not set')!r}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
