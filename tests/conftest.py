@@ -6,11 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+from multiprocessing import forkserver
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
-from helpers import ROOT, differences, process_state, tfds_has
+from helpers import ROOT, call_program, differences, process_state, tfds_has
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -66,13 +67,16 @@ def offline(monkeypatch):
 
 @pytest.fixture(scope="session")
 def fresh_python():
-    """Runs code or a script in another process, at the root of the repository; returns the completed process."""
+    """Runs a script, named from the root of the repository, in a Python of its own; returns the completed process.
 
-    def run(*arguments, environment=None, timeout=100):
+    Importing TensorFlow takes it seconds: `apart` is faster where nothing depends on what is imported.
+    """
+
+    def run(script, *arguments, environment=None, timeout=200):
         variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}  # None removes a variable
         variables = {name: value for name, value in variables.items() if value is not None}
         return subprocess.run(
-            [sys.executable, *map(str, arguments)],
+            [sys.executable, script, *map(str, arguments)],
             cwd=ROOT,
             env=variables,
             capture_output=True,
@@ -91,4 +95,32 @@ def forks():
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tf_isvae.training"])
+    forkserver.ensure_running()  # now, with the environment that all tests have
     return context
+
+
+@pytest.fixture(scope="session")
+def apart(forks):
+    """Calls main(*arguments) of a file in tests/programs/ in a process of its own, and gives what it returns.
+
+    TensorFlow has so many devices there: CPU:0, CPU:1.
+    """
+
+    def run(program, *arguments, devices=1, timeout=200):
+        mine, theirs = forks.Pipe(duplex=False)
+        process = forks.Process(target=call_program, args=(theirs, program, arguments, devices))
+        process.start()
+        theirs.close()
+        try:
+            assert mine.poll(timeout), f"{program} has not ended after {timeout} seconds"
+            returned, failure = mine.recv()
+        except EOFError:
+            process.join()
+            returned, failure = None, f"{program} ended with status {process.exitcode}"
+        finally:
+            process.kill()
+            process.join()
+        assert not failure, failure
+        return returned
+
+    return run

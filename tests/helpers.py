@@ -1,8 +1,10 @@
 """Functions that several test files use; fixtures are in conftest.py."""
 
+import importlib
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import keras
@@ -26,6 +28,17 @@ def same_run(one, other):
     weights = [model.get_weights() + [v.numpy() for v in model.optimizer.variables] for model in models]
     for a, b in zip(*weights, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def call_program(connection, program, arguments, devices):
+    """What the fixture `apart` runs in a new process: sends (what main returned, None) or (None, the traceback)."""
+    tf.config.set_visible_devices([], "GPU")
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+    try:
+        connection.send((importlib.import_module(f"programs.{program}").main(*arguments), None))
+    except Exception:
+        connection.send((None, traceback.format_exc()))
 
 
 def process_state():

@@ -1,7 +1,6 @@
 """datasets: every source against an independent reader, and an order that only the seed decides."""
 
 import hashlib
-import json
 import shutil
 import struct
 import time
@@ -214,77 +213,16 @@ def test_other_depths_of_grey(tmp_path, bits):
     np.testing.assert_allclose(ours, values / (2**bits - 1), atol=0 if bits == 1 else 1 / 255)
 
 
-ELSEWHERE = """
-import hashlib, json, resource, sys
-import numpy as np, tensorflow as tf
-folder, with_mnist = sys.argv[1], sys.argv[2] == "True"
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tf_isvae import datasets
-results = {}
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-limit, datasets.MEMORY_LIMIT = datasets.MEMORY_LIMIT, 0
-dataset = datasets.load(folder + "/links", batch_size=2, seed=0)
-next(iter(dataset))
-before = peak()
-assert sum(len(batch) for batch in dataset) == 800
-results["from disk"] = peak() - before
-datasets.MEMORY_LIMIT = limit
-dataset = datasets.load(np.ones((50_000, 32, 32, 3), np.uint8), batch_size=100, seed=0)
-next(iter(dataset))
-before = peak()
-iterators = [iter(dataset) for _ in range(10)]
-batches = [next(iterator) for iterator in iterators]
-results["from memory"] = peak() - before
-del dataset, iterators, batches
-
-tf.random.set_seed(4)
-dataset = datasets.load(np.load(folder + "/images.npy"), batch_size=100, seed=1, binarize="dynamic")
-content = b"".join(b.tobytes() for _ in range(2) for b in dataset.as_numpy_iterator())
-results["sha256"] = hashlib.sha256(content).hexdigest()
-results["tfds"] = "tensorflow_datasets" in sys.modules
-
-if with_mnist:
-    print("loads", file=sys.stderr)
-    for images in datasets.load("mnist", "test", batch_size=1000, seed=0):
-        pass
-    print("loaded", file=sys.stderr)
-
-sys.path.insert(0, "tests")
-from test_datasets import numbered, numbers_of
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-def load():
-    return datasets.load(numbered(301), batch_size=40, seed=0)
-plain = load()
-results["plain"] = [[numbers_of(batch) for batch in plain] for _ in range(3)]
-with strategy.scope():
-    inside = load()
-for name, dataset in (("outside", load()), ("inside", inside)):
-    results[name] = []
-    distributed = strategy.experimental_distribute_dataset(dataset)
-    for _ in range(3):
-        parts = [strategy.experimental_local_results(batch) for batch in distributed]
-        assert [len(p) for p in parts] == [2] * 8
-        results[name].append([sum((numbers_of(x) for x in p if len(x)), []) for p in parts])
-print(json.dumps(results))
-"""
-
-
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory, fresh_python):
-    """(results, standard error) of all that needs a process of its own; importing TensorFlow takes its time."""
+def elsewhere(tmp_path_factory, apart):
+    """(results, standard error) of all that needs a process of its own."""
     folder = tmp_path_factory.mktemp("elsewhere")
     np.save(folder / "images.npy", numbered(500))
     (folder / "links").mkdir()
     Image.fromarray(np.zeros((500, 500, 3), np.uint8)).save(folder / "links" / "0.png")
     for i in range(1, 800):
         (folder / "links" / f"{i}.png").symlink_to(folder / "links" / "0.png")
-    done = fresh_python("-c", ELSEWHERE, folder, tfds_has("mnist"), environment={"CUDA_VISIBLE_DEVICES": "-1"})
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+    return apart("data_sets", folder, tfds_has("mnist"), devices=2), (folder / "stderr.txt").read_text()
 
 
 def test_memory(elsewhere):

@@ -3,10 +3,8 @@
 import hashlib
 import importlib.util
 import json
-import os
 import pickle
 import runpy
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -85,32 +83,6 @@ MODELS = {
 }
 BATCHES = (1, 3, 50)
 
-LOAD = """
-import json, sys
-sys.modules["tf_isvae"] = None
-import numpy as np, tensorflow as tf
-names, folder, batches = sys.argv[1].split(","), sys.argv[2], json.loads(sys.argv[3])
-found = {}
-for name in names:
-    given = np.load(f"{folder}/{name}_inputs.npz")
-    loaded = tf.saved_model.load(f"{folder}/{name}/1")
-    describe = lambda specs: {key: (spec.dtype.name, spec.shape.as_list()) for key, spec in specs.items()}
-    found[name] = {
-        key: (describe(f.structured_input_signature[1]), describe(f.structured_outputs))
-        for key, f in loaded.signatures.items()
-    }
-    results = {}
-    for key, f in loaded.signatures.items():
-        for n in batches:
-            feed = {k: tf.constant(given[k][:n]) for k in f.structured_input_signature[1]}
-            results |= {f"{key}/{n}/{k}": v.numpy() for k, v in f(**feed).items()}
-    np.savez(f"{folder}/{name}_outputs.npz", **results)
-try:
-    import tf_isvae
-except ImportError:
-    print(json.dumps(found))
-"""
-
 
 def inputs_for(model, rows=BATCHES[-1]):
     rng = np.random.default_rng(0)
@@ -126,7 +98,7 @@ def inputs_for(model, rows=BATCHES[-1]):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(tmp_path_factory, fresh_python):
     """Every model exported, and what one process that cannot import tf_isvae found in all of them."""
     folder = tmp_path_factory.mktemp("served")
     models = {}
@@ -134,9 +106,8 @@ def served(tmp_path_factory):
         models[name] = build()
         assert export.saved_model(models[name], folder / name) == folder / name / "1"
         np.savez(folder / f"{name}_inputs.npz", **inputs_for(models[name]))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, "-c", LOAD, ",".join(MODELS), str(folder), json.dumps(BATCHES)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    program = "tests/programs/run_saved_models.py"
+    done = fresh_python(program, folder, json.dumps([*MODELS]), json.dumps(BATCHES), environment={"PYTHONPATH": None})
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     outputs = {name: dict(np.load(folder / f"{name}_outputs.npz")) for name in MODELS}
@@ -347,54 +318,10 @@ def test_files_of_others_are_not_overwritten(tiny, tmp_path):
         assert [path.name for path in folder.iterdir()] == [name] and (folder / name).read_text() == text
 
 
-KILL = """
-import json, os, random, signal, sys, time
-from pathlib import Path
-import tf_isvae
-from tf_isvae import BernoulliLatent, DiscreteVAE, export, networks
-folder, random_ = Path(sys.argv[1]), random.Random(0)
-
-def begin(exports):
-    # TensorFlow has not started its threads yet: a child may.
-    read, write = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(write)
-        return child, read
-    encoder = networks.dense_encoder((2, 2, 1), 2, ())
-    model = DiscreteVAE(encoder, BernoulliLatent(2), networks.dense_decoder(2, (2, 2, 1), ()))
-    os.write(write, b"0")
-    for _ in range(exports):
-        export.saved_model(model, folder)
-        os.write(write, b"1")
-    os._exit(0)
-
-pair = [begin(3), begin(3)]
-codes = [os.waitpid(child, 0)[1] for child, _ in pair]
-print(json.dumps([codes, sorted(path.name for path in folder.iterdir())]))
-unfinished = 0
-before = set(folder.iterdir())
-for _ in range(20):
-    child, read = begin(1000)
-    # From the moment when it begins to write, on: into the next export.
-    while not [path for path in folder.glob("unfinished-*") if path not in before]:
-        assert os.waitpid(child, os.WNOHANG) == (0, 0)
-        time.sleep(0.001)
-    time.sleep(random_.uniform(0, 0.3))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    os.close(read)
-    before = set(folder.iterdir())
-    unfinished += any(path.name.startswith("unfinished") for path in before)
-print(json.dumps([unfinished, sorted(path.name for path in folder.iterdir())]))
-"""
-
-
-def test_two_at_once_and_twenty_killed(tmp_path, fresh_python):
+@pytest.mark.all
+def test_two_at_once_and_twenty_killed(tmp_path, apart):
     """Two processes export at once; then 20 are killed at random moments of their writing: whole versions only."""
-    done = fresh_python("-c", KILL, tmp_path / "models", environment={"CUDA_VISIBLE_DEVICES": ""}, timeout=200)
-    assert done.returncode == 0, done.stderr[-2000:]
-    (codes, at_once), (unfinished, names) = map(json.loads, done.stdout.splitlines())
+    codes, at_once, unfinished, names = apart("killed_exports", tmp_path / "models")
     assert codes == [0, 0] and at_once == [*"123456", "README.md", "metadata.json"]
     print(f"{unfinished} of 20 were killed while they wrote")
     assert unfinished >= 3, "hardly any export was killed while it wrote: the test shows nothing"

@@ -1,9 +1,7 @@
 """model: training steps against NumPy, exact likelihoods against sums over every code, and everything users call."""
 
-import json
 import math
 import random
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -637,48 +635,24 @@ def test_stop_on_non_finite_loss(bad_batch):
 
 # --- saving ---------------------------------------------------------------------------------------------------------
 
-DEVICES = """
-import tensorflow as tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-"""
-
-# With this package alone, before anything of the tests is imported.
-LOAD_AND_CONTINUE = """
-import sys, keras, numpy as np, tf_isvae
-directory = sys.argv[1]
-images = np.load(directory + "/images.npy")
-model = keras.models.load_model(directory + "/m.keras")
-results = dict(
-    iterations=model.optimizer.iterations.numpy(),
-    moments=np.concatenate([v.numpy().ravel() for v in model.optimizer.variables[2:]]),
-    codes=model.encode(images), reconstructed=model.reconstruct(images, seed=1),
-    elbo=model.elbo(images, seed=1), log_likelihood=model.log_likelihood(images, num_samples=20, seed=1),
-    generated=model.generate(7, seed=1),
-)
-results["loss"] = model.fit(images, batch_size=4, epochs=2, shuffle=False, verbose=0).history["loss"]
-np.savez(directory + "/results.npz", **results)
-"""
-
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory, fresh_python):
-    """What another process did: (a model, images, what it gave from the model's file, the results of two replicas)."""
+    """What another process did: (a model, images, what it gave from the model's file)."""
     folder = tmp_path_factory.mktemp("elsewhere")
     model, images = build(BernoulliLatent(20), estimator=estimators.ImportanceSampling(2)), random_images(10)
     model.compile(keras.optimizers.Adam(0.01))
     fit(model, images, epochs=2)
     model.save(folder / "m.keras")
     np.save(folder / "images.npy", images)
-    code = DEVICES + LOAD_AND_CONTINUE + TWO_REPLICAS  # in one process: importing TensorFlow takes its time
-    done = fresh_python("-c", code, folder, Path(__file__).parent, environment={"CUDA_VISIBLE_DEVICES": "-1"})
+    done = fresh_python("tests/programs/load_and_continue.py", folder)
     assert done.returncode == 0, done.stderr[-3000:]
-    return model, images, np.load(folder / "results.npz"), json.loads(done.stdout.split("RESULTS")[1])
+    return model, images, np.load(folder / "results.npz")
 
 
 def test_keras_file_in_a_fresh_process(elsewhere):
     """Weights, optimizer state and noise: the loaded model goes on as the saved one would."""
-    model, images, results, _ = elsewhere
+    model, images, results = elsewhere
     assert results["iterations"] == model.optimizer.iterations.numpy() == 6
     moments = np.concatenate([v.numpy().ravel() for v in model.optimizer.variables[2:]])
     assert np.abs(moments).max() > 0
@@ -739,93 +713,16 @@ DISTRIBUTED = {  # images, batch size, a regulariser
     "1 image": (1, 1, False),
 }
 
-TWO_REPLICAS = """
-import contextlib, json
-sys.path.insert(0, sys.argv[2])
-import test_model
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-assert strategy.num_replicas_in_sync == 2
-
-def train(distributed, images, batch_size, regulariser):
-    # One epoch of SGD: the weights after it and the logs, and those of an evaluation.
-    with strategy.scope() if distributed else contextlib.nullcontext():
-        model = test_model.build(exact=True)
-        if regulariser:
-            model.encoder.layers[-1].kernel_regularizer = keras.regularizers.L2(0.1)
-        model.compile(keras.optimizers.SGD(0.5), run_eagerly=not distributed)  # eagerly: nothing to trace
-    logs = model.fit(images, batch_size=batch_size, shuffle=False, verbose=0).history
-    evaluated = {}
-    if len(images) > batch_size:
-        evaluated = model.evaluate(images, batch_size=batch_size, verbose=0, return_dict=True)
-    weights = np.concatenate([w.numpy().ravel() for w in model.trainable_variables])
-    return {"weights": weights.tolist(), "logs": {k: v[0] for k, v in logs.items()}, "evaluated": evaluated}
-
-results = {}
-for name, (n, batch_size, regulariser) in test_model.DISTRIBUTED.items():
-    images = test_model.random_images(n)
-    one = train(False, images, batch_size, regulariser)
-    try:
-        two = train(True, images, batch_size, regulariser)
-    except Exception as error:
-        two = {"error": str(error)}
-    results[name] = [one, two]
-
-with strategy.scope():
-    model = test_model.build()
-    model.compile(keras.optimizers.SGD(0.5))
-seeds = strategy.run(lambda: model.noise_seed(3))
-results["seeds"] = [s.numpy().tolist() for s in strategy.experimental_local_results(seeds)]
-results["seed of one"] = test_model.build().noise_seed(3).numpy().tolist()
-
-# The default estimator, whose noise differs between the replicas: a step from 4 images, twice the same 2.
-images = test_model.random_images(2)
-before = [w.numpy() for w in model.trainable_variables]
-seeds = strategy.experimental_local_results(strategy.run(lambda: model.noise_seed(0)))
-model.fit(np.concatenate([images, images]), batch_size=4, shuffle=False, verbose=0)
-moved = [w.numpy() - b for w, b in zip(model.trainable_variables, before)]
-half = test_model.build()
-gradients = []
-for seed in seeds:
-    with tf.GradientTape() as tape:
-        posterior = half.latent.posterior(half.encoder(images))
-        z = posterior.sample(1, seed=seed)
-        log_p = half.likelihood.log_prob(half.decoder(z[0]), images)
-        loss = tf.reduce_mean(half.latent.kl(posterior) - log_p - tf.stop_gradient(log_p) * posterior.log_prob(z)[0])
-    gradients.append(tape.gradient(loss, half.trainable_variables))
-expected = [-0.5 * (a + b) / 2 for a, b in zip(*gradients)]
-results["noisy"] = [np.concatenate([np.ravel(w) for w in ws]).tolist() for ws in (moved, expected)]
-results["halves differ"] = bool(np.max(np.abs(gradients[0][0] - gradients[1][0])) > 1e-3)
-
-# The evaluation of gradients, inside and outside the scope, and annealing.
-from tf_isvae import callbacks, evaluation
-
-def measure():
-    measured = callbacks.GradientVariance(images, draws=3), callbacks.KLAnnealing(4.0, 2)
-    logs = model.fit(images, batch_size=2, shuffle=False, verbose=0, callbacks=[*measured]).history
-    bias = evaluation.estimator_bias(model, images, reference=tf_isvae.estimators.LeaveOneOut(2), draws=3)
-    return {"variance": evaluation.gradient_variance(model, images, 3), "logged": logs["gradient_variance"], **bias}
-
-weights, step = model.get_weights(), model.optimizer.iterations.numpy()
-results["outside"] = measure()
-model.set_weights(weights)
-model.optimizer.iterations.assign(step)
-with strategy.scope():
-    results["inside"] = measure()
-results["annealing"] = float(model.kl_annealing.numpy())
-print("RESULTS" + json.dumps(results))
-"""
-
 
 @pytest.fixture(scope="module")
-def two_replicas(elsewhere):
-    return elsewhere[3]
+def two_replicas(apart):
+    return apart("models_on_two_replicas", devices=2)
 
 
 @pytest.mark.parametrize("case", list(DISTRIBUTED))
 def test_two_replicas_step_as_one(two_replicas, case):
     """The same batches on one device and on two, also where a replica has fewer images, or none."""
     one, two = two_replicas[case]
-    assert "error" not in two, two
     np.testing.assert_allclose(two["weights"], one["weights"], atol=1e-6)
     for logs in ("logs", "evaluated"):
         assert one[logs].keys() == two[logs].keys()

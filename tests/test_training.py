@@ -173,23 +173,9 @@ def test_mixed_precision(tmp_path):
     assert dense[0].compute_dtype == "bfloat16" and all(w.dtype == np.float32 for w in model.get_weights())
 
 
-MIRRORED = """
-import sys, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tf_isvae import training
-settings = dict(dataset="digits", image_size=(8, 8), latent_dim=6, epochs=3, batch_size=500, seed=1)
-settings.update(precision="float32", start_at_mean=False)
-metrics, _ = training.train(training.Config(**settings, run_dir=sys.argv[1], strategy="mirrored"))
-print(len(tf.config.list_logical_devices("CPU")), metrics["steps"])
-"""
-
-
-def test_two_replicas(finished, tmp_path, fresh_python):
+def test_two_replicas(finished, tmp_path, apart):
     """They learn what one does: the noise differs, the first epochs hardly do."""
-    done = fresh_python("-c", MIRRORED, tmp_path / "run", environment={"CUDA_VISIBLE_DEVICES": "-1"})
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"2 {3 * STEPS}"
+    assert apart("mirrored_training", tmp_path / "run", devices=2) == (2, 3 * STEPS)
     for ours, theirs in zip(history(tmp_path / "run"), history(finished[1]), strict=True):
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=0.02)
 

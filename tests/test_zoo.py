@@ -140,11 +140,8 @@ def test_a_clone_beside_the_package(tmp_path, monkeypatch, shelf, fresh_python):
     shutil.copytree(shelf[0], tmp_path / "clone" / "exported_models")
     (tmp_path / "own" / "digits").mkdir(parents=True)
     zoo.build("fc_bvae", (2, 2, 1), 3).save(tmp_path / "own" / "digits" / "digits.keras")
-    code = (
-        "from tf_isvae import zoo; print(zoo.names(), zoo.load('digits').image_shape, zoo.load('letters').image_shape)"
-    )
     environment = {"PYTHONPATH": str(tmp_path / "clone"), "TF_ISVAE_MODELS": str(tmp_path / "own")}
-    done = fresh_python("-c", f"import os; os.chdir({str(tmp_path)!r}); {code}", environment=environment)
+    done = fresh_python("tests/programs/load_from_the_zoo.py", environment=environment)
     assert done.stdout == "['digits', 'letters'] (2, 2, 1) (4, 3, 1)\n", done.stderr
 
 
