@@ -15,7 +15,7 @@ With --categorical, the protocol of Liu et al. 2023: many Categorical variables,
 """
 
 import argparse
-import os
+import contextlib
 import time
 from pathlib import Path
 
@@ -256,12 +256,15 @@ def draw(results: dict[str, list[dict]], path: Path) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    # These products are small: to run several operations at a time is faster than to split each over the cores.
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     import keras
+    import tensorflow as tf
 
     from tf_isvae import checks, files
 
+    # These products are small: to run several operations at a time is faster than to split each over the cores.
+    # TensorFlow refuses this if it has started already, for another program in this process: its threads stay.
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(1)
     keras.config.set_dtype_policy(arguments.precision)
     checks.integer("--seed", arguments.seed, 0)
     if arguments.evaluate_every < 1 or arguments.steps < 1 or arguments.steps % arguments.evaluate_every:

@@ -48,8 +48,6 @@ def process_state():
     figures = sys.modules["matplotlib.pyplot"].get_fignums() if "matplotlib.pyplot" in sys.modules else []
     return state | {
         "the working directory": os.getcwd(),
-        "sys.path": tuple(sys.path),
-        "sys.argv": tuple(sys.argv),
         "keras.config.dtype_policy": keras.config.dtype_policy().name,
         "keras.config.floatx": keras.config.floatx(),
         "keras.config.epsilon": keras.config.epsilon(),

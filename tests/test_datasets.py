@@ -1,6 +1,7 @@
 """datasets: every source against an independent reader, and an order that only the seed decides."""
 
 import hashlib
+import json
 import shutil
 import struct
 import time

@@ -5,8 +5,8 @@ import importlib
 import keras
 import numpy as np
 import pytest
-from matplotlib.image import imread
 from helpers import ROOT
+from matplotlib.image import imread
 
 from tf_isvae import estimators, files, networks, zoo
 
