@@ -7,8 +7,9 @@
 
 The protocol (Dong et al. 2020, Titsias & Shi 2022): dynamically binarised MNIST, the first 50,000 training images;
 784-200-200-200 bits and the mirror image, LeakyReLU 0.3, fixed uniform prior, batch 100, Adam 1e-3. An estimator is
-the name of a class of `tf_isvae.estimators`, with its number of samples or pairs behind a colon; Linearized+DisARM:1 is
-Linearized(DisARM(1)). A run that was stopped goes on where it was when the same command is given again.
+named as `tf_isvae.estimators.get` takes it: by its class, with its number of samples or pairs behind a colon;
+Linearized+DisARM:1 is Linearized(DisARM(1)). A run that was stopped goes on where it was when the same command is given
+again.
 
 With --categorical, the protocol of Liu et al. 2023: many Categorical variables, grey MNIST, all 60,000 training images,
 784-512-256 and the mirror image, ReLU, batch 100, Adam 1e-3; 96,000 steps are their 160 epochs.
@@ -43,29 +44,6 @@ def make_parser() -> command_line.Parser:
     parser.add_argument("--data-dir", default=None, help="where TFDS keeps its data sets")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/estimators"))
     return parser
-
-
-def make_estimator(text: str):
-    from tf_isvae import estimators
-
-    if text.startswith("Linearized+"):
-        return estimators.Linearized(make_estimator(text.removeprefix("Linearized+")))
-    name, _, count = text.partition(":")
-    known = {cls.__name__: cls for cls in estimators.Estimator.__subclasses__()}
-    if name not in known or (count and not (count.isascii() and count.isdecimal())):
-        raise ValueError(f"no estimator {text!r}; give NAME or NAME:COUNT, with NAME of {', '.join(known)}.")
-    if count and known[name] is estimators.Enumerated:
-        raise ValueError(f"no estimator {text!r}; Enumerated takes no COUNT.")
-    return known[name](int(count)) if count else known[name]()
-
-
-def decoder_evaluations(estimator, latent) -> int:
-    """For each image; those of Enumerated, one for each code, serve a whole batch."""
-    if hasattr(estimator, "estimator"):  # Linearized
-        return 1 + decoder_evaluations(estimator.estimator, latent)
-    if hasattr(estimator, "num_pairs"):
-        return 2 * estimator.num_pairs
-    return estimator.num_samples if hasattr(estimator, "num_samples") else latent.num_codes
 
 
 def variant(arguments: argparse.Namespace) -> str:
@@ -140,9 +118,9 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     import keras
     import numpy as np
 
-    from tf_isvae import datasets, evaluation, files
+    from tf_isvae import datasets, estimators, evaluation, files
 
-    estimator = make_estimator(text)
+    estimator = estimators.get(text)
     model_path, csv_path = paths(text, arguments)
     steps_per_call = largest_call(arguments.evaluate_every)
     model, rows = build(estimator, make_latent(arguments.categorical), arguments.seed, steps_per_call), []
@@ -170,7 +148,7 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
     train = load(train_split, batch_size=BATCH, binarize=dynamic, epochs=epochs, start=step)
     train_again = load(train_split, batch_size=1000, binarize=static)
     test_images = np.concatenate([batch.numpy() for batch in load("test", batch_size=1000, binarize=static)])
-    samples = decoder_evaluations(estimator, model.latent)
+    samples = estimator.decoder_evaluations(model.latent)
 
     class Evaluate(keras.callbacks.Callback):
         seconds = rows[-1]["seconds"] if rows else 0.0
@@ -214,13 +192,15 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
 
 
 def table(results: dict[str, list[dict]], latent) -> str:
+    from tf_isvae import estimators
+
     lines = [
         "| estimator | decoder evaluations | steps | train ELBO | K-sample test bound | 100-sample test bound "
         "| gradient variance | ms per step |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for text, rows in results.items():
-        row, evaluations = rows[-1], decoder_evaluations(make_estimator(text), latent)
+        row, evaluations = rows[-1], estimators.get(text).decoder_evaluations(latent)
         lines.append(
             f"| {text} | {evaluations} | {row['step']:.0f} | {row['train_elbo']:.2f} "
             f"| {row['test_bound']:.2f} | {row['test_bound_100']:.2f} | {row['gradient_variance']:.2e} "
@@ -259,7 +239,7 @@ def main(arguments: argparse.Namespace) -> None:
     import keras
     import tensorflow as tf
 
-    from tf_isvae import checks, files
+    from tf_isvae import checks, estimators, files
 
     # These products are small: to run several operations at a time is faster than to split each over the cores.
     # TensorFlow refuses this if it has started already, for another program in this process: its threads stay.
@@ -274,7 +254,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     latent = make_latent(arguments.categorical)
     for text in arguments.estimators:  # a wrong name is refused before hours of the right ones
-        make_estimator(text).check(latent.prior())
+        estimators.get(text).check(latent.prior())
         check_reachable(text, arguments)
     try:
         arguments.run_dir.mkdir(parents=True, exist_ok=True)

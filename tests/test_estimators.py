@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_isvae import BernoulliLatent, CategoricalLatent, GaussianLatent, estimators, latents, likelihoods, networks
+from tf_isvae import BernoulliLatent, CategoricalLatent, GaussianLatent, estimators, likelihoods, networks
 from tf_isvae.estimators import ImportanceSampling
 
 tfd = tfp.distributions
@@ -93,27 +93,17 @@ def case(request):
     return Case(*LATENTS[request.param])
 
 
-def eta_of(q):
-    """eta (..., units) of a posterior."""
-    if (bits := latents.bernoulli_logits(q)) is not None:
-        return bits
-    logits = latents.categorical_logits(q)
-    return tf.reshape(logits, (*logits.shape[:-2], -1))
-
-
 def from_eta(q, eta):
-    """A posterior of the kind of q from other natural parameters."""
-    if latents.bernoulli_logits(q) is not None:
-        return latents.bernoulli(eta)
-    return latents.categorical(tf.reshape(eta, (*eta.shape[:-1], *latents.categorical_logits(q).shape[-2:])))
+    """A posterior of the kind of q from other natural parameters, of the shape of q.logits with any batch."""
+    return type(q)(eta)
 
 
 def flattened(q):
-    return from_eta(q, 0.5 * eta_of(q))
+    return from_eta(q, 0.5 * q.logits)
 
 
 def uniform_prior(q):
-    return from_eta(q, tf.zeros_like(eta_of(q)[:1]))
+    return from_eta(q, tf.zeros_like(q.logits[:1]))
 
 
 @keras.saving.register_keras_serializable("test_estimators")
@@ -165,8 +155,10 @@ def test_sum_over_all_proposals_of_one_z_is_the_enumerated_gradient(case):
     value, gradient = 0.0, 0.0
     for z in case.all_z:
         # At +-1e4 the distribution is a point in float32.
-        point = tf.constant(1e4 * (2 * z - 1)[None], tf.float32)
-        estimator = ImportanceSampling(1, proposal=lambda p, point=point: from_eta(p, point))
+        point = tf.constant(1e4 * (2 * z - 1), tf.float32)
+        estimator = ImportanceSampling(
+            1, proposal=lambda p, point=point: from_eta(p, tf.reshape(point, p.logits.shape))
+        )
         one_value, one_gradient, drawn = run(case, estimator)
         np.testing.assert_array_equal(drawn[0, 0], z)
         value, gradient = value + one_value, gradient + one_gradient
@@ -312,7 +304,7 @@ def test_a_mixture_as_proposal():
     case = Case(*LATENTS["3 bits"])
 
     def mixture(q):
-        logits = tf.stack([latents.bernoulli_logits(q), tf.zeros((1, 3))], axis=-2)
+        logits = tf.stack([q.logits, tf.zeros((1, 3))], axis=-2)
         parts = tfd.Independent(tfd.Bernoulli(logits=logits, dtype=tf.float32), 1)
         return tfd.MixtureSameFamily(tfd.Categorical(probs=[0.5, 0.5]), parts)
 
@@ -540,6 +532,125 @@ def test_linearized_trains_the_decoder_as_the_other_does(latent):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "text, estimator",
+    [
+        ("ARMS:4", estimators.ARMS(4)),
+        ("DisARM:3", estimators.DisARM(3)),
+        ("Enumerated", estimators.Enumerated()),
+        ("ImportanceSampling:2", ImportanceSampling(2)),
+        ("LeaveOneOut:5", estimators.LeaveOneOut(5)),
+        ("Reparameterized:1", estimators.Reparameterized()),
+        ("StraightThrough:1", estimators.StraightThrough()),
+        ("ReinMax:2", estimators.ReinMax(2)),
+        ("Linearized+DisARM:1", estimators.Linearized()),
+        ("Linearized+LeaveOneOut:3", estimators.Linearized(estimators.LeaveOneOut(3))),
+    ],
+)
+def test_every_estimator_has_a_name(text, estimator):
+    """`get` and `name_of` are inverse to each other; an object is its own."""
+    assert estimators.name_of(estimator) == text
+    made = estimators.get(text)
+    assert type(made) is type(estimator) and made.get_config() == estimator.get_config()
+    assert estimators.get(estimator) is estimator
+
+
+def test_names_without_a_count_are_the_defaults():
+    for name in ("ARMS", "DisARM", "Enumerated", "ImportanceSampling", "LeaveOneOut", "Linearized", "ReinMax"):
+        cls = getattr(estimators, name)
+        assert type(estimators.get(name)) is cls and estimators.get(name).get_config() == cls().get_config()
+
+
+class Stray(estimators.Estimator):
+    """An estimator of one's own: an object of it will do, its name will not."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Estimator",
+        "Stray",
+        "_Samples",
+        "disarm",
+        "",
+        "ARMS:",
+        "ARMS:-1",
+        "ARMS:2.0",
+        "ARMS:\u00b2",
+        "Linearized:2",
+        "Enumerated:3",
+        "Linearized+",
+        "Linearized+Stray",
+    ],
+)
+def test_texts_that_name_no_estimator(text):
+    with pytest.raises(ValueError, match="^estimator is ") as error:
+        estimators.get(text)
+    assert "\n" not in str(error.value)
+    assert "ImportanceSampling, LeaveOneOut" in str(error.value) or "takes no count" in str(error.value)
+    assert "Stray," not in str(error.value) and "Samples," not in str(error.value).replace("ImportanceSampling,", "")
+
+
+@pytest.mark.parametrize("value", [None, 3, estimators.DisARM, b"DisARM"], ids=str)
+def test_what_is_no_estimator(value):
+    with pytest.raises(TypeError, match="^estimator is .*; it must be an object of tf_isvae.estimators"):
+        estimators.get(value)
+
+
+def test_estimators_without_a_name():
+    stray = Stray()
+    assert estimators.get(stray) is stray
+    for estimator in (stray, ImportanceSampling(2, registered_flattened), estimators.Linearized(stray)):
+        with pytest.raises(ValueError, match="^estimator is .*; it must be one of"):
+            estimators.name_of(estimator)
+
+
+@pytest.mark.parametrize("name", [*UNBIASED, *BIASED, *LINEARIZED])
+def test_decoder_evaluations(name):
+    """As many as z are decoded, counted where the decoder is."""
+    case, count = Case(*LATENTS["3 bits"]), 0
+    estimator, evaluations, _ = {**UNBIASED, **BIASED, **LINEARIZED}[name]
+
+    def log_likelihood(z):
+        nonlocal count
+        count += len(z)
+        return case.log_likelihood(z)
+
+    estimator(case.posterior(), log_likelihood, tf.constant([0, 1]))
+    assert estimator.decoder_evaluations(case.latent) == evaluations == count
+
+
+def test_decoder_evaluations_of_all_codes():
+    assert estimators.Enumerated().decoder_evaluations(CategoricalLatent(3, variables=2)) == 9
+    assert estimators.Linearized(estimators.Enumerated()).decoder_evaluations(BernoulliLatent(4)) == 17
+
+
+def test_a_plain_distribution_as_posterior(case):
+    """A latent of one's own may have any TFP distribution as posterior: the same samples, values and gradients as from
+    ours of the same density, for the estimators that need no more than samples and densities."""
+    ours = case.posterior()
+    if case.is_bernoulli:
+        plain = lambda q: tfd.Independent(tfd.Bernoulli(logits=q.logits, dtype=tf.float32), 1)  # noqa: E731
+    else:
+        sizes = ours.logits.shape[-2:]
+        flatten = tfp.bijectors.Reshape(event_shape_in=sizes, event_shape_out=[case.latent.units])
+        plain = lambda q: tfd.TransformedDistribution(  # noqa: E731
+            tfd.Independent(tfd.OneHotCategorical(logits=q.logits, dtype=tf.float32), 1), flatten
+        )
+    for estimator in (ImportanceSampling(5), estimators.LeaveOneOut(5), ImportanceSampling(5, lambda q: plain(ours))):
+        results = []
+        for make in (lambda q: q, plain):
+            with tf.GradientTape() as tape:
+                estimate = estimator(make(case.posterior()), case.log_likelihood, tf.constant([3, 1]))
+            gradient = tape.gradient(estimate.surrogate, case.encoder.trainable_variables)
+            results.append([estimate.value, *gradient])
+        for one, other in zip(*results, strict=True):
+            np.testing.assert_allclose(one, other, atol=2e-6)
+    for estimator in (estimators.DisARM(), estimators.Enumerated(), estimators.ReinMax(), estimators.Reparameterized()):
+        with pytest.raises(TypeError, match="the posterior is (Independent|TransformedDistribution); it must be"):
+            estimator.check(plain(ours))
+
+
 def test_linearized_needs_an_estimator():
     with pytest.raises(TypeError, match="Linearized: estimator is 3") as error:
         estimators.Linearized(3)
@@ -564,3 +675,18 @@ def test_saturated_bits_have_finite_gradients(name, logit):
             q, lambda z: -100 * tf.reduce_sum(z, -1) - 500, tf.constant([0, 1])
         )
     np.testing.assert_allclose(tape.gradient(estimate.surrogate, eta), np.zeros((8, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize("gap", [50.0, 1e4])
+def test_saturated_categories_have_no_gradient(gap):
+    """One of three categories is certain, and softmax need not round to a sum of exactly 1: the steep slopes of f must
+    not see that."""
+    eta = tf.constant([[0.0, gap, 3.0, -gap, 0.0, -gap]] * 8)
+    slope = tf.constant([300.0, -100.0, 7.0, 50.0, 1000.0, 1.0])
+    with tf.GradientTape() as tape:
+        tape.watch(eta)
+        q = CategoricalLatent(3, variables=2).posterior(eta)
+        estimate = estimators.Linearized(estimators.LeaveOneOut(2))(
+            q, lambda z: tf.reduce_sum(z * slope, -1) - 500, tf.constant([0, 1])
+        )
+    np.testing.assert_allclose(tape.gradient(estimate.surrogate, eta), np.zeros((8, 6)), atol=1e-6)

@@ -233,12 +233,6 @@ def test_uniforms(width):
     assert (np.abs(correlations) * len(values) ** 0.5 < 5.5).all()
 
 
-def test_normal_quantile():
-    uniform = np.concatenate([np.linspace(1e-7, 1 - 1e-7, 10_001), [2.0**-24, 1 - 2.0**-24]]).astype(np.float32)
-    found = signatures.normal_quantile(tf.constant(uniform))
-    np.testing.assert_allclose(found, scipy.special.ndtri(uniform.astype(np.float64)), atol=1e-5)
-
-
 def test_generated_codes_follow_the_prior():
     """10,000 rows against the prior's frequencies or distribution; each comparison errs with probability 1e-6."""
     rows = 10_000

@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT
 from matplotlib.image import imread
 
-from tf_isvae import estimators, files, networks, zoo
+from tf_isvae import files, networks, zoo
 
 
 @pytest.fixture
@@ -41,20 +41,6 @@ def test_bare_products_are_those_of_the_encoder(script):
                 layer.activation = keras.activations.linear
             expected = layer(expected)
         np.testing.assert_allclose(bare_products(encoder)(images), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_names_of_estimators(script):
-    compare = script("compare_estimators")
-    assert compare.make_estimator("ARMS:3").get_config() == {"num_samples": 3}
-    assert isinstance(compare.make_estimator("DisARM"), estimators.DisARM)
-    names = ("DisARM:2", "LeaveOneOut:3", "Linearized+ARMS:3")
-    bits, categories = compare.make_latent(None), compare.make_latent("2x8")
-    assert [compare.decoder_evaluations(compare.make_estimator(n), bits) for n in names] == [4, 3, 4]
-    names = ("Enumerated", "Linearized+Enumerated", "ReinMax")
-    assert [compare.decoder_evaluations(compare.make_estimator(n), categories) for n in names] == [64, 65, 1]
-    for wrong in ("disarm", "DisARM:x", "DisARM:-1", "Linearized+", "Linearized+x"):
-        with pytest.raises(ValueError, match="NAME:COUNT"):
-            compare.make_estimator(wrong)
 
 
 def test_protocols_have_files_of_their_own(script):

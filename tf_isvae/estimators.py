@@ -5,7 +5,9 @@ Every estimator is called as `estimator(posterior, log_likelihood, seed)`:
     log_likelihood   a function from z (samples, batch, units) to ln p(x|z) (samples, batch), in nats; z of shape
                      (samples, 1, units) is decoded once and compared with every image
     seed             a stateless seed, int32 (2,); None draws a fresh one
-and returns an `Estimate`.
+and returns an `Estimate`. What it needs of the posterior beside samples, it asks `tf_isvae.posteriors`.
+
+An estimator can be named by a text, "ARMS:4" or "Linearized+DisARM:1": `get` makes it, `name_of` gives the text.
 """
 
 from __future__ import annotations
@@ -14,11 +16,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_isvae import checks, latents
+from tf_isvae import checks, posteriors
 
 tfd = tfp.distributions
 
@@ -37,13 +38,27 @@ class Estimate(NamedTuple):
 
 
 class Estimator:
-    """What the estimators share: serialisation from the arguments of `__init__`."""
+    """What the estimators share: serialisation from the arguments of `__init__`, and a text that shows them.
+
+    Example:
+        >>> DisARM(num_pairs=2)
+        DisARM(num_pairs=2)
+    """
+
+    # True if the estimate has no noise.
+    exact = False
+    # The argument of `__init__` that a text gives behind the colon, "ARMS:4"; None: it takes no count.
+    count: str | None = None
 
     def __call__(self, posterior: tfd.Distribution, log_likelihood: LogLikelihood, seed=None) -> Estimate:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(posterior, log_likelihood, seed).")
 
     def check(self, posterior: tfd.Distribution) -> None:
-        """Raises TypeError or ValueError where the estimator does not take posteriors of this kind."""
+        """Raises TypeError or ValueError if the estimator does not take posteriors of this kind."""
+
+    def decoder_evaluations(self, latent) -> int:
+        """How many z are decoded for each image; those of Enumerated, one for each code, serve a whole batch."""
+        raise NotImplementedError(f"{type(self).__name__} must define decoder_evaluations(latent).")
 
     def get_config(self) -> dict:
         return {}
@@ -52,9 +67,28 @@ class Estimator:
     def from_config(cls, config: dict):
         return cls(**config)
 
+    def __repr__(self):
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.get_config().items())})"
+
+
+class _Samples(Estimator):
+    """One that takes `num_samples`, one decoder evaluation each."""
+
+    count = "num_samples"
+    fewest = 1
+
+    def __init__(self, num_samples: int = 1):
+        self.num_samples = checks.integer(f"{type(self).__name__}: num_samples", num_samples, self.fewest)
+
+    def decoder_evaluations(self, latent) -> int:
+        return self.num_samples
+
+    def get_config(self):
+        return {"num_samples": self.num_samples}
+
 
 @keras.saving.register_keras_serializable("tf_isvae")
-class ImportanceSampling(Estimator):
+class ImportanceSampling(_Samples):
     """The paper's estimator: samples of q_I, weighted by q / q_I (eq. 14). Unbiased.
 
         L_I = 1/M sum_m  w_m ln p(x|z_m),   w_m = q(z_m|x) / q_I(z_m),   z_m ~ q_I
@@ -71,21 +105,21 @@ class ImportanceSampling(Estimator):
     """
 
     def __init__(self, num_samples: int = 1, proposal: Callable[[tfd.Distribution], tfd.Distribution] | None = None):
-        self.num_samples = checks.integer("ImportanceSampling: num_samples", num_samples)
+        super().__init__(num_samples)
         if proposal is not None and not callable(proposal):
             raise TypeError(f"proposal is {proposal!r}; it must be a function from the posterior to a distribution.")
         self.proposal = proposal
 
     def __call__(self, posterior: tfd.Distribution, log_likelihood: LogLikelihood, seed=None) -> Estimate:
         # The gradient of the surrogate must not reach q_I, whatever the proposal does: eq. 14 takes it as fixed.
-        q_i = latents.stop_gradient(posterior if self.proposal is None else self.proposal(posterior))
+        q_i = posteriors.of(posterior if self.proposal is None else self.proposal(posterior)).stop_gradient()
         z = tf.stop_gradient(q_i.sample(self.num_samples, seed=seed))
         weights = tf.exp(posterior.log_prob(z) - q_i.log_prob(z))
         estimate = tf.reduce_mean(weights * log_likelihood(z), axis=0)
         return Estimate(value=estimate, surrogate=estimate)
 
     def get_config(self) -> dict:
-        return {"num_samples": self.num_samples, "proposal": keras.saving.serialize_keras_object(self.proposal)}
+        return {**super().get_config(), "proposal": keras.saving.serialize_keras_object(self.proposal)}
 
     @classmethod
     def from_config(cls, config: dict) -> ImportanceSampling:
@@ -98,18 +132,8 @@ def _leave_one_out(values: tf.Tensor) -> tf.Tensor:
     return (values - tf.reduce_mean(values, axis=0)) * (samples / (samples - 1))
 
 
-def _need_bernoulli(estimator: str, posterior: tfd.Distribution) -> tf.Tensor:
-    logits = latents.bernoulli_logits(posterior)
-    if logits is None:
-        raise TypeError(
-            f"{estimator} needs a BernoulliLatent; the posterior is {type(posterior).__name__}. "
-            "LeaveOneOut takes any latent, Enumerated one Categorical."
-        )
-    return logits
-
-
 @keras.saving.register_keras_serializable("tf_isvae")
-class LeaveOneOut(Estimator):
+class LeaveOneOut(_Samples):
     """The score-function estimator with the mean of the other samples as baseline. Unbiased.
 
         1/M sum_m  (f(z_m) - 1/(M-1) sum_{j != m} f(z_j)) d log q(z_m|x),   f = ln p(x|.),   z_m ~ q(z|x)
@@ -118,27 +142,22 @@ class LeaveOneOut(Estimator):
     Kool, van Hoof & Welling, "Buy 4 REINFORCE samples, get a baseline for free!", 2019; Mnih & Rezende, VIMCO, 2016.
     """
 
+    fewest = 2
+
     def __init__(self, num_samples: int = 2):
-        self.num_samples = checks.integer("LeaveOneOut: num_samples", num_samples, minimum=2)
+        super().__init__(num_samples)
 
     def __call__(self, posterior, log_likelihood, seed=None):
+        posterior = posteriors.of(posterior)
         z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
         f = log_likelihood(z)
         value = tf.reduce_mean(f, axis=0)
-        weight = tf.stop_gradient(_leave_one_out(f))
-        logits = latents.bernoulli_logits(posterior)
-        if logits is None:
-            return Estimate(value=value, surrogate=value + tf.reduce_mean(weight * posterior.log_prob(z), axis=0))
-        # d log q / d eta = z - q (eq. 20), without the density of every sample.
-        gradient = tf.reduce_mean(weight[..., None] * (z - tf.stop_gradient(tf.sigmoid(logits))), axis=0)
-        return Estimate(value=value, surrogate=value + tf.reduce_sum(gradient * logits, axis=-1))
-
-    def get_config(self):
-        return {"num_samples": self.num_samples}
+        weights = tf.stop_gradient(_leave_one_out(f))
+        return Estimate(value=value, surrogate=value + posterior.score_surrogate(z, weights))
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
-class ARMS(Estimator):
+class ARMS(_Samples):
     """Several mutually antithetic samples. Bernoulli only, unbiased.
 
     The M samples of a bit exclude each other as far as their marginal q allows, so f(z_m) less the mean of all tells
@@ -152,11 +171,13 @@ class ARMS(Estimator):
     Dimitriev & Zhou, "ARMS: Antithetic-REINFORCE-Multi-Sample gradient for binary variables", 2021.
     """
 
+    fewest = 2
+
     def __init__(self, num_samples: int = 4):
-        self.num_samples = checks.integer("ARMS: num_samples", num_samples, minimum=2)
+        super().__init__(num_samples)
 
     def __call__(self, posterior, log_likelihood, seed=None):
-        logits = _need_bernoulli(type(self).__name__, posterior)
+        logits = posteriors.of(posterior).bit_logits("ARMS")
         z, weight = self._samples(tf.stop_gradient(logits), seed)
         f = log_likelihood(z)
         mean = tf.stop_gradient(tf.sigmoid(logits))
@@ -166,7 +187,7 @@ class ARMS(Estimator):
         return Estimate(value=value, surrogate=value + score)
 
     def check(self, posterior):
-        _need_bernoulli("ARMS", posterior)
+        posteriors.of(posterior).bit_logits("ARMS")
 
     def _samples(self, logits: tf.Tensor, seed) -> tuple[tf.Tensor, tf.Tensor]:
         """z (M, batch, units), and 1 / (1 - rho) (batch, units)."""
@@ -185,9 +206,6 @@ class ARMS(Estimator):
         both_over_r = tf.nn.relu(2 * root - 1) ** others / tf.maximum(r, 1e-30)
         return z, common / (1 - both_over_r)
 
-    def get_config(self):
-        return {"num_samples": self.num_samples}
-
 
 @keras.saving.register_keras_serializable("tf_isvae")
 class DisARM(Estimator):
@@ -199,11 +217,13 @@ class DisARM(Estimator):
     Dong, Mnih & Tucker, "DisARM: an antithetic gradient estimator for binary latent variables", 2020.
     """
 
+    count = "num_pairs"
+
     def __init__(self, num_pairs: int = 1):
         self.num_pairs = checks.integer("DisARM: num_pairs", num_pairs)
 
     def __call__(self, posterior, log_likelihood, seed=None):
-        logits = _need_bernoulli("DisARM", posterior)
+        logits = posteriors.of(posterior).bit_logits("DisARM")
         shape = tf.concat([[self.num_pairs], tf.shape(logits)], 0)
         u = tf.random.stateless_uniform(shape, tfp.random.sanitize_seed(seed))
         q = tf.stop_gradient(tf.sigmoid(logits))
@@ -216,7 +236,10 @@ class DisARM(Estimator):
         return Estimate(value=value, surrogate=value + tf.reduce_sum(gradient * logits, axis=-1))
 
     def check(self, posterior):
-        _need_bernoulli("DisARM", posterior)
+        posteriors.of(posterior).bit_logits("DisARM")
+
+    def decoder_evaluations(self, latent) -> int:
+        return 2 * self.num_pairs
 
     def get_config(self):
         return {"num_pairs": self.num_pairs}
@@ -233,55 +256,24 @@ class Enumerated(Estimator):
     Raises ValueError for more than 4,096 codes, TypeError for a Gaussian latent.
     """
 
-    MAX_CODES = 4096
+    exact = True
 
     def __call__(self, posterior, log_likelihood, seed=None):
-        z = self._all_z(posterior)
+        posterior = posteriors.of(posterior)
+        z = posterior.all_z("Enumerated")
         f = log_likelihood(z[:, None])
-        expectation = tf.reduce_sum(tf.exp(self._log_prob_of_each(posterior, z)) * f, axis=0)
+        expectation = tf.reduce_sum(tf.exp(posterior.log_prob_of_each(z, "Enumerated")) * f, axis=0)
         return Estimate(value=expectation, surrogate=expectation)
 
     def check(self, posterior):
-        self._all_z(posterior)
+        posteriors.of(posterior).all_z("Enumerated")
 
-    def _log_prob_of_each(self, posterior, z: tf.Tensor) -> tf.Tensor:
-        """ln q(z|x) of every z (codes, units) for every image: (codes, batch).
-
-        It is linear in z, so that one matrix product has them all; the distribution's own `log_prob` would go through
-        a tensor (codes, batch, units).
-        """
-        bits, categories = latents.bernoulli_logits(posterior), latents.categorical_logits(posterior)
-        if bits is not None:
-            # Two products of numbers below 0, rather than eta^T z - A(eta), which cancels where q is near 0 or 1.
-            log_ones, log_zeros = tf.math.log_sigmoid(bits), tf.math.log_sigmoid(-bits)
-            return tf.matmul(z, log_ones, transpose_b=True) + tf.matmul(1 - z, log_zeros, transpose_b=True)
-        log_softmax = tf.reshape(tf.nn.log_softmax(categories), (-1, z.shape[-1]))
-        if categories.shape[-2] == 1:  # z is the identity: nothing to multiply, nor to round
-            return tf.transpose(log_softmax)
-        return tf.matmul(z, log_softmax, transpose_b=True)
-
-    def _all_z(self, posterior) -> tf.Tensor:
-        """Every z once: (codes, units)."""
-        bits, categories = latents.bernoulli_logits(posterior), latents.categorical_logits(posterior)
-        if bits is not None:
-            values, width = 2, bits.shape[-1]
-        elif categories is not None:
-            width, values = categories.shape[-2:]
-        else:
-            raise TypeError(f"Enumerated needs a discrete latent; the posterior is {type(posterior).__name__}.")
-        if values**width > self.MAX_CODES:
-            raise ValueError(
-                f"Enumerated would have to decode {values**width} codes, {values} values for each of {width} "
-                f"variables; it takes at most {self.MAX_CODES}: use LeaveOneOut, or DisARM for bits."
-            )
-        codes = latents.enumerate_codes(values, width)
-        if bits is not None:
-            return tf.constant(codes, tf.float32)
-        return tf.constant(np.eye(values, dtype=np.float32)[codes].reshape(len(codes), width * values))
+    def decoder_evaluations(self, latent) -> int:
+        return latent.num_codes
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
-class Reparameterized(Estimator):
+class Reparameterized(_Samples):
     """Backpropagation through the samples (paper, section 2, eq. 6 to 10). Gaussian latents only, unbiased.
 
         1/M sum_m ln p(x|z_m),   z_m = mean + scale * epsilon_m
@@ -289,39 +281,13 @@ class Reparameterized(Estimator):
     M decoder evaluations. Kingma & Welling, "Auto-encoding variational Bayes", 2013.
     """
 
-    def __init__(self, num_samples: int = 1):
-        self.num_samples = checks.integer("Reparameterized: num_samples", num_samples)
-
     def __call__(self, posterior, log_likelihood, seed=None):
-        self.check(posterior)
-        estimate = tf.reduce_mean(log_likelihood(posterior.sample(self.num_samples, seed=seed)), axis=0)
+        q = posteriors.of(posterior).reparameterized("Reparameterized")
+        estimate = tf.reduce_mean(log_likelihood(q.sample(self.num_samples, seed=seed)), axis=0)
         return Estimate(value=estimate, surrogate=estimate)
 
     def check(self, posterior):
-        if posterior.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
-            raise TypeError(
-                f"Reparameterized needs a GaussianLatent; the posterior is {type(posterior).__name__}, "
-                "whose discrete samples cannot be reparameterised."
-            )
-
-    def get_config(self):
-        return {"num_samples": self.num_samples}
-
-
-def _relaxation(estimator: str, posterior: tfd.Distribution) -> tuple[tf.Tensor, Callable]:
-    """Logits of a discrete posterior as (batch, variables, categories), and the way back to z (batch, units).
-
-    A bit is a variable of two categories with logits (0, eta), of which z has the second.
-    """
-    bits, categories = latents.bernoulli_logits(posterior), latents.categorical_logits(posterior)
-    if bits is not None:
-        return tf.stack([tf.zeros_like(bits), bits], axis=-1), lambda p: p[..., 1]
-    if categories is not None:
-        units = int(np.prod(categories.shape[-2:]))
-        return categories, lambda p: tf.reshape(p, tf.concat([tf.shape(p)[:-2], [units]], 0))
-    raise TypeError(
-        f"{estimator} needs a Bernoulli or Categorical latent; the posterior is {type(posterior).__name__}."
-    )
+        posteriors.of(posterior).reparameterized("Reparameterized")
 
 
 def _with_gradient_of(z: tf.Tensor, proxy: tf.Tensor) -> tf.Tensor:
@@ -330,31 +296,25 @@ def _with_gradient_of(z: tf.Tensor, proxy: tf.Tensor) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
-class StraightThrough(Estimator):
+class StraightThrough(_Samples):
     """BIASED. Backpropagation as if the sample were its mean: dz/d eta := d mean / d eta. For comparison.
 
     The paper compares itself with it by way of VQ-VAE. Bernoulli and Categorical. M decoder evaluations.
     Bengio, Leonard & Courville, "Estimating or propagating gradients through stochastic neurons", 2013.
     """
 
-    def __init__(self, num_samples: int = 1):
-        self.num_samples = checks.integer("StraightThrough: num_samples", num_samples)
-
     def __call__(self, posterior, log_likelihood, seed=None):
-        logits, to_z = _relaxation("StraightThrough", posterior)
+        logits, to_z, _ = posteriors.of(posterior).relaxation("StraightThrough")
         z = posterior.sample(self.num_samples, seed=seed)
         estimate = tf.reduce_mean(log_likelihood(_with_gradient_of(z, to_z(tf.nn.softmax(logits)))), axis=0)
         return Estimate(value=estimate, surrogate=estimate)
 
     def check(self, posterior):
-        _relaxation("StraightThrough", posterior)
-
-    def get_config(self):
-        return {"num_samples": self.num_samples}
+        posteriors.of(posterior).relaxation("StraightThrough")
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
-class ReinMax(Estimator):
+class ReinMax(_Samples):
     """BIASED. Straight-through to second order (Heun's method). For comparison.
 
     With p = softmax(eta) and p_z = (p + z) / 2, the gradient is 2 dz_1 - 1/2 dz_0, where dz_0 backpropagates through
@@ -362,28 +322,18 @@ class ReinMax(Estimator):
     Liu et al., "Bridging discrete and backpropagation: straight-through and beyond", 2023.
     """
 
-    def __init__(self, num_samples: int = 1):
-        self.num_samples = checks.integer("ReinMax: num_samples", num_samples)
-
     def __call__(self, posterior, log_likelihood, seed=None):
-        logits, to_z = _relaxation("ReinMax", posterior)
+        logits, to_z, to_one_hots = posteriors.of(posterior).relaxation("ReinMax")
         z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
-        if latents.bernoulli_logits(posterior) is not None:
-            one_hots = tf.stack([1 - z, z], axis=-1)
-        else:
-            one_hots = tf.reshape(z, tf.concat([tf.shape(z)[:-1], logits.shape[-2:]], 0))
         p = tf.nn.softmax(logits)
         # Logits whose softmax is (p + z) / 2, with the gradient of eta.
-        middle = _with_gradient_of(tf.math.log((p + one_hots) / 2 + 1e-30), logits)
+        middle = _with_gradient_of(tf.math.log((p + to_one_hots(z)) / 2 + 1e-30), logits)
         proxy = 2 * tf.nn.softmax(middle) - 0.5 * p
         estimate = tf.reduce_mean(log_likelihood(_with_gradient_of(z, to_z(proxy))), axis=0)
         return Estimate(value=estimate, surrogate=estimate)
 
     def check(self, posterior):
-        _relaxation("ReinMax", posterior)
-
-    def get_config(self):
-        return {"num_samples": self.num_samples}
+        posteriors.of(posterior).relaxation("ReinMax")
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
@@ -401,23 +351,36 @@ class Linearized(Estimator):
     def __init__(self, estimator: Estimator | None = None):
         self.estimator = DisARM() if estimator is None else estimator
         if not isinstance(self.estimator, Estimator):
-            raise TypeError(f"Linearized: estimator is {estimator!r}; it must be one of tf_isvae.estimators.")
+            raise TypeError(f"Linearized: estimator is {estimator!r}; it must be an object of tf_isvae.estimators.")
+
+    @property
+    def exact(self) -> bool:
+        return self.estimator.exact
 
     def __call__(self, posterior, log_likelihood, seed=None):
-        logits, to_z = _relaxation("Linearized", posterior)
-        mean = to_z(tf.nn.softmax(logits))
-        at = tf.stop_gradient(mean)
+        logits, to_z, _ = posteriors.of(posterior).relaxation("Linearized")
+        p = tf.nn.softmax(logits)
+        at = tf.stop_gradient(p)
+        mean = to_z(at)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(at)
-            f = log_likelihood(at[None])
-        g = tf.stop_gradient(tape.gradient(f, at))
-        rest = self.estimator(posterior, lambda z: log_likelihood(z) - tf.reduce_sum(g * (z - at), axis=-1), seed)
-        # In the mean over z the tangent adds nothing to the value.
-        return Estimate(value=rest.value, surrogate=rest.surrogate + tf.reduce_sum(g * mean, axis=-1))
+            f = log_likelihood(to_z(at)[None])
+        slopes = tf.stop_gradient(tape.gradient(f, at))
+        g = to_z(slopes)
+        rest = self.estimator(posterior, lambda z: log_likelihood(z) - tf.reduce_sum(g * (z - mean), axis=-1), seed)
+        # In the mean over z the tangent adds nothing to the value. A one-hot vector sums to 1, so a constant may be
+        # taken off its slopes: the slope of the mode, which leaves exactly 0 of a variable that is certain, however
+        # softmax rounds.
+        mode = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        slopes -= tf.gather(slopes, mode[..., None], batch_dims=2)
+        return Estimate(value=rest.value, surrogate=rest.surrogate + tf.reduce_sum(slopes * p, axis=[-2, -1]))
 
     def check(self, posterior):
-        _relaxation("Linearized", posterior)
+        posteriors.of(posterior).relaxation("Linearized")
         self.estimator.check(posterior)
+
+    def decoder_evaluations(self, latent) -> int:
+        return 1 + self.estimator.decoder_evaluations(latent)
 
     def get_config(self):
         return {"estimator": keras.saving.serialize_keras_object(self.estimator)}
@@ -425,3 +388,89 @@ class Linearized(Estimator):
     @classmethod
     def from_config(cls, config):
         return cls(keras.saving.deserialize_keras_object(config["estimator"]))
+
+    def __repr__(self):
+        return f"Linearized({self.estimator!r})"
+
+
+# --- by name --------------------------------------------------------------------------------------------------------
+
+_BY_NAME = {
+    cls.__name__: cls
+    for cls in (
+        ImportanceSampling,
+        LeaveOneOut,
+        DisARM,
+        ARMS,
+        Enumerated,
+        Reparameterized,
+        StraightThrough,
+        ReinMax,
+        Linearized,
+    )
+}
+_LINEARIZED = "Linearized+"
+
+
+def get(estimator: str | Estimator) -> Estimator:
+    """The estimator that a text names; an estimator itself is returned as it is.
+
+    Args:
+        estimator: NAME or NAME:COUNT, with the number of samples (of pairs for DisARM); Linearized+NAME:COUNT is
+            Linearized of that one. Or an object that can be called as an estimator.
+
+    Raises:
+        ValueError: a text that names none, or a count that it does not take. TypeError: something else.
+
+    Example:
+        >>> get("ARMS:4"), get("DisARM"), get("Linearized+DisARM:1")
+        (ARMS(num_samples=4), DisARM(num_pairs=1), Linearized(DisARM(num_pairs=1)))
+    """
+    if not isinstance(estimator, str):
+        return _checked(estimator)
+    if estimator.startswith(_LINEARIZED):
+        return Linearized(get(estimator.removeprefix(_LINEARIZED)))
+    name, colon, count = estimator.partition(":")
+    cls = _BY_NAME.get(name)
+    if cls is None or (colon and not (count.isascii() and count.isdecimal())):
+        raise ValueError(
+            f"estimator is {estimator!r}; it must be NAME, NAME:COUNT or Linearized+NAME:COUNT, with NAME one of "
+            f"{', '.join(_BY_NAME)}."
+        )
+    if not colon:
+        return cls()
+    if cls.count is None:
+        raise ValueError(f"estimator is {estimator!r}; it must be {name} alone, which takes no count.")
+    return cls(**{cls.count: int(count)})
+
+
+def name_of(estimator: Estimator) -> str:
+    """The text from which `get` makes an equal estimator.
+
+    Raises ValueError if there is none: an estimator of one's own, or ImportanceSampling with a proposal.
+
+    Example:
+        >>> name_of(ARMS(4)), name_of(Linearized()), name_of(Enumerated())
+        ('ARMS:4', 'Linearized+DisARM:1', 'Enumerated')
+    """
+    cls = type(estimator)
+    if cls is Linearized:
+        return _LINEARIZED + name_of(estimator.estimator)
+    if _BY_NAME.get(cls.__name__) is cls:
+        text = cls.__name__ + (f":{getattr(estimator, cls.count)}" if cls.count else "")
+        if get(text).get_config() == estimator.get_config():
+            return text
+    raise ValueError(f"estimator is {estimator!r}; it must be one of {', '.join(_BY_NAME)}, without a proposal.")
+
+
+def check(estimator: Callable, latent) -> None:
+    """Raises TypeError or ValueError if it is no estimator, or one that does not take this latent."""
+    if isinstance(_checked(estimator), Estimator):
+        estimator.check(latent.prior())
+
+
+def _checked(estimator):
+    # Any function with the signature of Estimator.__call__ will do.
+    if isinstance(estimator, type) or not callable(estimator):
+        raise TypeError(f"estimator is {estimator!r}; it must be an object of tf_isvae.estimators, or the name of one.")
+    return estimator

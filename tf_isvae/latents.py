@@ -7,71 +7,15 @@ Codes are what one stores: int32 bits or category indices, the vectors z without
 
 from __future__ import annotations
 
-import itertools
-
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_isvae import checks
+from tf_isvae import checks, posteriors
+from tf_isvae.posteriors import MAX_ENUMERATED_CODES
 
 tfd = tfp.distributions
-tfb = tfp.bijectors
-
-# Sums over all codes are exact; they are taken if there are at most so many.
-MAX_ENUMERATED_CODES = 4096
-
-
-def bernoulli(logits: tf.Tensor) -> tfd.Distribution:
-    """q(z) = exp(eta^T z - A(eta)), z in {0,1}^units (paper, eq. 18), from eta of shape (..., units)."""
-    return tfd.Independent(tfd.Bernoulli(logits=logits, dtype=tf.float32), reinterpreted_batch_ndims=1)
-
-
-def categorical(logits: tf.Tensor) -> tfd.Distribution:
-    """`variables` one-hot vectors, flattened to (units,) (eq. 24), from eta of shape (..., variables, categories)."""
-    one_hots = tfd.Independent(tfd.OneHotCategorical(logits=logits, dtype=tf.float32), 1)
-    variables, categories = logits.shape[-2:]
-    flatten = tfb.Reshape(event_shape_in=[variables, categories], event_shape_out=[variables * categories])
-    return tfd.TransformedDistribution(one_hots, flatten)
-
-
-def bernoulli_logits(q: tfd.Distribution) -> tf.Tensor | None:
-    """eta (..., units) of a distribution made by `bernoulli`; None for any other distribution."""
-    if isinstance(q, tfd.Independent) and isinstance(q.distribution, tfd.Bernoulli):
-        return q.distribution.logits
-    return None
-
-
-def categorical_logits(q: tfd.Distribution) -> tf.Tensor | None:
-    """eta (..., variables, categories) of one made by `categorical`; None for any other distribution."""
-    if isinstance(q, tfd.TransformedDistribution) and isinstance(
-        getattr(q.distribution, "distribution", None), tfd.OneHotCategorical
-    ):
-        return q.distribution.distribution.logits
-    return None
-
-
-def _factors(q: tfd.Distribution) -> tfd.Distribution:
-    """The independent factors of a posterior, as a batch (batch, code_units)."""
-    if categorical_logits(q) is not None:
-        return q.distribution.distribution
-    if isinstance(q, tfd.MultivariateNormalDiag):
-        return tfd.Normal(q.mean(), q.stddev())
-    return q.distribution
-
-
-def stop_gradient(q: tfd.Distribution) -> tfd.Distribution:
-    """The same distribution, with parameters through which no gradient flows."""
-    for logits, build in ((bernoulli_logits(q), bernoulli), (categorical_logits(q), categorical)):
-        if logits is not None:
-            return build(tf.stop_gradient(logits))
-    return tf.nest.map_structure(tf.stop_gradient, q, expand_composites=True)
-
-
-def enumerate_codes(values: int, width: int) -> np.ndarray:
-    """Every code once, int32 (values^width, width), in lexicographic order."""
-    return np.array(list(itertools.product(range(values), repeat=width)), np.int32).reshape(values**width, width)
 
 
 class Latent(keras.layers.Layer):
@@ -120,9 +64,8 @@ class Latent(keras.layers.Layer):
 
     def kl_per_unit(self, q: tfd.Distribution) -> tf.Tensor:
         """The KL of each bit, categorical variable or Gaussian: (batch, code_units) nats; `kl` is its sum."""
-        p = self.prior()
-        # The factors of q are independent, below the layers that make them one event.
-        return tfd.kl_divergence(_factors(q), _factors(p))
+        q, p = (posteriors.of(each).factors("kl_per_unit") for each in (q, self.prior()))
+        return tfd.kl_divergence(q, p)
 
     def codes(self, logits: tf.Tensor) -> tf.Tensor:
         """The mode of q as codes, int32 (batch, code_units), from eta (batch, encoder_units)."""
@@ -155,7 +98,7 @@ class Latent(keras.layers.Layer):
         """Every code once, int32 (num_codes, code_units), in lexicographic order."""
         if self.num_codes is None:
             raise ValueError(f"{type(self).__name__} has real-valued codes: they cannot be enumerated.")
-        return enumerate_codes(self.code_values, self.code_units)
+        return posteriors.enumerate_codes(self.code_values, self.code_units)
 
     # What evaluation asks of the codes (n, code_units) of a whole data set.
 
@@ -184,7 +127,7 @@ class BernoulliLatent(Latent):
         super().__init__(units=units, encoder_units=units, code_units=units, **kwargs)
 
     def posterior(self, logits):
-        return bernoulli(tf.cast(logits, tf.float32))
+        return posteriors.Bits(tf.cast(logits, tf.float32))
 
     def to_codes(self, z):
         return tf.cast(z, tf.int32)
@@ -226,7 +169,7 @@ class CategoricalLatent(Latent):
 
     def posterior(self, logits):
         logits = self._split(tf.cast(logits, tf.float32))
-        return categorical(tf.ensure_shape(logits, (*logits.shape[:-2], self.num_variables, self.categories)))
+        return posteriors.OneHots(tf.ensure_shape(logits, (*logits.shape[:-2], self.num_variables, self.categories)))
 
     def to_codes(self, z):
         return tf.argmax(self._split(z), axis=-1, output_type=tf.int32)
@@ -268,10 +211,10 @@ class GaussianLatent(Latent):
     def posterior(self, logits):
         mean, raw_scale = tf.split(tf.cast(logits, tf.float32), 2, axis=-1)
         # The floor keeps ln(scale), and with it the KL, finite for any raw_scale.
-        return tfd.MultivariateNormalDiag(mean, tf.nn.softplus(raw_scale) + 1e-6)
+        return posteriors.Gaussian(mean, tf.nn.softplus(raw_scale) + 1e-6)
 
     def prior(self):
-        return tfd.MultivariateNormalDiag(tf.zeros((1, self.units)), tf.ones((1, self.units)))
+        return posteriors.Gaussian(tf.zeros((1, self.units)), tf.ones((1, self.units)))
 
     def to_codes(self, z):
         return z

@@ -24,14 +24,6 @@ def check_model(model) -> None:
         raise TypeError(f"model is {model!r}; it must be a DiscreteVAE.")
 
 
-def check_estimator(estimator, latent: Latent) -> None:
-    """Raises TypeError or ValueError where it is no estimator, or one that does not take this latent."""
-    if isinstance(estimator, type) or not callable(estimator):
-        raise TypeError(f"estimator is {estimator!r}; it must be an object of tf_isvae.estimators.")
-    if isinstance(estimator, estimators.Estimator):
-        estimator.check(latent.prior())
-
-
 @keras.saving.register_keras_serializable("tf_isvae")
 class DiscreteVAE(keras.Model):
     """A variational auto encoder whose latent may be discrete (paper, sections 1, 4 and 5).
@@ -49,7 +41,8 @@ class DiscreteVAE(keras.Model):
         encoder: Keras model from images (batch, H, W, C) to eta (batch, latent.encoder_units).
         latent: BernoulliLatent, CategoricalLatent or GaussianLatent.
         decoder: Keras model from z (batch, latent.units) to (batch, H, W, C), linear.
-        estimator: an object of `tf_isvae.estimators`; default ImportanceSampling(num_samples=1), the paper's.
+        estimator: an object of `tf_isvae.estimators`, or a text for `estimators.get`; default
+            ImportanceSampling(num_samples=1), the paper's.
         likelihood: an object of `tf_isvae.likelihoods`; default Bernoulli().
         seed: integer from which all noise is drawn; default one from Python's `random`, as Keras layers do, so that
             keras.utils.set_random_seed fixes it. Step t and replica r of a run draw noise from (seed, t, r) only.
@@ -64,7 +57,7 @@ class DiscreteVAE(keras.Model):
         latent: Latent,
         decoder: keras.Model,
         *,
-        estimator: Callable | None = None,
+        estimator: str | Callable | None = None,
         likelihood=None,
         seed: int | None = None,
         **kwargs,
@@ -74,9 +67,9 @@ class DiscreteVAE(keras.Model):
         self.encoder = encoder
         self.latent = latent
         self.decoder = decoder
-        self.estimator = estimators.ImportanceSampling() if estimator is None else estimator
+        self.estimator = estimators.ImportanceSampling() if estimator is None else estimators.get(estimator)
         self.likelihood = likelihoods.Bernoulli() if likelihood is None else likelihood
-        check_estimator(self.estimator, latent)
+        estimators.check(self.estimator, latent)
         if not isinstance(self.likelihood, likelihoods.Likelihood):
             raise TypeError(f"likelihood is {likelihood!r}; it must be an object of tf_isvae.likelihoods.")
         self.seed = random.randint(0, 2**31 - 1) if seed is None else checks.integer("seed", seed, None)

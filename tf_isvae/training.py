@@ -102,7 +102,7 @@ class Config:
     dataset         what `datasets.load` takes: a name, an .npz file, or a folder of images
     recipe          best, or paper: a row of RECIPES
     latent_dim      bits or categories; None: the paper's, 50 or 100
-    estimator       the name of a class in `tf_isvae.estimators`
+    estimator       as `estimators.get` takes it, such as DisARM or ARMS:4
     learning_rate   of Adam, at the beginning
     schedule        of the learning rate: constant or cosine
     kl_start        the weight of the KL term at the beginning, see callbacks.KLAnnealing
@@ -165,7 +165,7 @@ class Config:
             raise ValueError(f"seed is {self.seed}; it must be below 2^32, for NumPy's generator.")
         if not isinstance(self.start_at_mean, bool):
             raise ValueError(f"start_at_mean is {self.start_at_mean!r}; it must be True or False.")
-        self._check_one_of("estimator", tuple(cls.__name__ for cls in estimators.Estimator.__subclasses__()))
+        estimators.get(self.estimator)
         self._check_one_of("schedule", SCHEDULES)
         self._check_one_of("precision", PRECISIONS)
         self._check_one_of("strategy", STRATEGIES)
@@ -437,7 +437,7 @@ def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
                 config.model,
                 image_shape,
                 config.latent_dim,
-                estimator=getattr(estimators, config.estimator)(),
+                estimator=estimators.get(config.estimator),
                 seed=config.seed,
             )
             rate = config.learning_rate

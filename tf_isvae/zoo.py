@@ -86,7 +86,7 @@ def _best_estimator(latent) -> estimators.Estimator:
         return estimators.DisARM()
     if isinstance(latent, GaussianLatent):
         return estimators.Reparameterized()
-    if latent.num_codes <= estimators.Enumerated.MAX_CODES:
+    if latent.enumerable:
         return estimators.Enumerated()
     return estimators.LeaveOneOut()
 

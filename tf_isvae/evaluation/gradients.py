@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_isvae import checks, estimators
-from tf_isvae.model import DiscreteVAE, check_estimator, check_model
+from tf_isvae.model import DiscreteVAE, check_model
 
 
 def gradient_variance(
@@ -123,8 +123,8 @@ def estimator_bias(
     check_model(model)
     draws = checks.integer("estimator_bias: draws", draws, 2)
     seed = checks.integer("seed", seed, None)
-    reference = reference or estimators.Enumerated()
-    exact = isinstance(reference, estimators.Enumerated)
+    reference = estimators.get(reference or "Enumerated")
+    exact = isinstance(reference, estimators.Estimator) and reference.exact
     known = _gradient_function(model, images, reference)
     # Another seed, so that the two means are independent; and draws of their own for the direction, since the mean of
     # the noise that gave a direction is not 0 along it.
@@ -208,7 +208,7 @@ def _gradient_function(model, images, estimator):
     The gradient is that of the mean over `images` with respect to the encoder's weights.
     Raises ValueError if all of them are frozen.
     """
-    check_estimator(estimator, model.latent)
+    estimators.check(estimator, model.latent)
     weights = model.encoder.trainable_variables
     if not weights:
         raise ValueError(

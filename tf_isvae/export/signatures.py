@@ -19,34 +19,10 @@ import math
 from collections.abc import Callable
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from tf_isvae.latents import bernoulli_logits, categorical_logits
+from tf_isvae import posteriors
 from tf_isvae.model import DiscreteVAE
 
-# Giles 2010, "Approximating the erfinv function", single precision: highest power first.
-_ERFINV_CENTRE = (
-    2.81022636e-08,
-    3.43273939e-07,
-    -3.5233877e-06,
-    -4.39150654e-06,
-    0.00021858087,
-    -0.00125372503,
-    -0.00417768164,
-    0.246640727,
-    1.50140941,
-)
-_ERFINV_TAILS = (
-    -0.000200214257,
-    0.000100950558,
-    0.00134934322,
-    -0.00367342844,
-    0.00573950773,
-    -0.0076224613,
-    0.00943887047,
-    1.00167406,
-    2.83297682,
-)
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
@@ -77,46 +53,11 @@ def uniforms(seed: tf.Tensor, width: int) -> tf.Tensor:
     return (tf.cast(tf.bitcast(high, tf.int32), tf.float32) + 0.5) * 2.0**-23
 
 
-def normal_quantile(uniform: tf.Tensor) -> tf.Tensor:
-    """The inverse of the standard normal distribution function, from operations that LiteRT has: error below 1e-5."""
-
-    def polynomial(coefficients, x):
-        value = tf.fill(tf.shape(x), tf.constant(coefficients[0]))
-        for coefficient in coefficients[1:]:
-            value = value * x + coefficient
-        return value
-
-    w = -tf.math.log(4.0 * uniform * (1.0 - uniform))
-    value = tf.where(w < 5.0, polynomial(_ERFINV_CENTRE, w - 2.5), polynomial(_ERFINV_TAILS, tf.sqrt(w) - 3.0))
-    return math.sqrt(2) * value * (2.0 * uniform - 1.0)
-
-
-def sample(q: tfp.distributions.Distribution, noise: tf.Tensor) -> tf.Tensor:
-    """A sample of a posterior or prior of `tf_isvae.latents`, (n, units), made from uniform noise (n, units) alone.
-
-    Bernoulli: 1 where the noise is below the probability. Categorical: Gumbel-max. Gaussian: the inverse CDF.
-    """
-    logits = bernoulli_logits(q)
-    if logits is not None:
-        return tf.cast(noise < tf.sigmoid(logits), tf.float32)
-    logits = categorical_logits(q)
-    if logits is not None:
-        gumbel = -tf.math.log(-tf.math.log(tf.reshape(noise, (-1, *logits.shape[-2:]))))
-        one_hots = tf.one_hot(tf.argmax(logits + gumbel, axis=-1, output_type=tf.int32), logits.shape[-1])
-        return tf.reshape(one_hots, (-1, math.prod(logits.shape[-2:])))
-    if isinstance(q, tfp.distributions.MultivariateNormalDiag):
-        return q.mean() + q.stddev() * normal_quantile(noise)
-    raise TypeError(
-        f"the latent's distribution is {type(q).__name__}; a model whose latent is not a BernoulliLatent, "
-        "CategoricalLatent or GaussianLatent cannot be exported."
-    )
-
-
 def signatures(model: DiscreteVAE, noise_input: bool = False) -> dict[str, tf.types.experimental.ConcreteFunction]:
     """The graph of each signature, by name.
 
-    noise_input=True: sampling takes `noise` instead of `seed`, as LiteRT needs. Raises TypeError where the latent is
-    none that `sample` knows.
+    noise_input=True: sampling takes `noise` instead of `seed`, as LiteRT needs. Raises TypeError if the posterior
+    cannot be sampled from uniform noise.
     """
     latent, likelihood = model.latent, model.likelihood
     image_shape = tuple(model.image_shape)
@@ -147,17 +88,15 @@ def signatures(model: DiscreteVAE, noise_input: bool = False) -> dict[str, tf.ty
         return {"images": likelihood.mean(output(codes)), "codes": codes}
 
     def generate(noise):
-        codes = named_codes(latent.to_codes(sample(latent.prior(), uniform(noise))))
+        codes = named_codes(latent.to_codes(posteriors.of(latent.prior()).sample_from(uniform(noise), "export")))
         return {"images": likelihood.mean(output(codes)), "codes": codes}
 
     def score(images, noise):
         logits = eta(images)
-        if noise_input and latent.code_values == 2:
-            # LiteRT has no softplus: the converter writes the KL's ln(1 + e^l), infinite from l = 89 on. Of a Bernoulli
-            # with logits beyond +-60 nothing changes in float32.
-            logits = tf.clip_by_value(logits, -60.0, 60.0)
-        q = latent.posterior(logits)
-        z = sample(q, uniform(noise))
+        q = posteriors.of(latent.posterior(logits))
+        if noise_input:
+            q = q.bounded()
+        z = q.sample_from(uniform(noise), "export")
         log_likelihood = likelihood.log_prob(model.decoder(z, training=False), images)
         kl = latent.kl(q)
         return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
