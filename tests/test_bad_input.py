@@ -457,7 +457,7 @@ CALLS = {
         (lambda my: evaluation.estimator_bias(my.model, GOOD, reference=4), "estimator is 4", "estimators"),
         (
             lambda my: evaluation.estimator_bias(my.model, GOOD, estimators.Reparameterized(), draws=2),
-            "Independent",
+            "posterior is Bits",
             "GaussianLatent",
         ),
         (lambda my: evaluation.code_statistics(3, GOOD), "model is 3", "DiscreteVAE"),
