@@ -357,7 +357,7 @@ CALLS = {
         (lambda my: zoo.build("cnn_bvae", (28, 28)), "image_shape is (28, 28)", "three positive integers"),
         (lambda my: zoo.build("fc_cvae", (28, 28)), "image_shape is (28, 28)", "three positive integers"),
         (lambda my: zoo.build("fc_bvae", SHAPE, 3, seed=0.5), "seed is 0.5", "integer"),
-        (lambda my: zoo.build("fc_cvae", SHAPE, 3, estimator=estimators.ARMS()), "Transformed", "ARMS needs"),
+        (lambda my: zoo.build("fc_cvae", SHAPE, 3, estimator=estimators.ARMS()), "posterior is OneHots", "ARMS: "),
     ],
     "datasets": [
         *(
