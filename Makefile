@@ -1,6 +1,7 @@
 # make train    installs into .venv and trains FC BVAE on scikit-learn's digits (under 2 minutes, no download)
 # make test     lint, then the first tier of tests, on every processor; the README's Python blocks are among them
 # make test-all the second tier: what takes long
+# make docs     the reference of the package, from its docstrings: build/docs/index.html
 
 PYTHON ?= python3
 VENV = .venv
@@ -8,13 +9,13 @@ BIN = $(VENV)/bin
 
 TESTS = $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: train test test-all lint install clean
+.PHONY: train test test-all docs lint install clean
 
 install: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,docs]'
 	touch $@
 
 train: install
@@ -29,6 +30,9 @@ test: lint
 
 test-all: install
 	$(TESTS) -m all
+
+docs: install
+	$(BIN)/pdoc --docformat google --output-directory build/docs tf_isvae tf_isvae.plotting tf_isvae.training
 
 clean:
 	rm -rf $(VENV) build *.egg-info
