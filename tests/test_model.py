@@ -20,6 +20,7 @@ from tf_isvae import (
     networks,
     zoo,
 )
+from tf_isvae.model import in_precision
 
 SHAPE = (2, 2, 1)
 
@@ -701,6 +702,61 @@ def test_mixed_precision_survives_saving(tmp_path):
     copy = keras.models.load_model(tmp_path / "m.keras")
     assert copy.dtype_policy.name == copy.encoder.layers[-1].dtype_policy.name == "mixed_bfloat16"
     np.testing.assert_array_equal(copy.log_likelihood(GOOD), model.log_likelihood(GOOD))
+
+
+class NeverSaved(keras.layers.Layer):
+    """A layer that Keras could not make again from a config."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+
+def test_in_precision():
+    """A network within a network is converted too; weights, noise and figures stay, and so does the model itself."""
+
+    def networks_of(dtype):
+        inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="inner", dtype=dtype)])
+        flat = keras.layers.Flatten(dtype=dtype)
+        encoder = keras.Sequential([keras.Input(SHAPE), flat, inner])
+        return encoder, BernoulliLatent(3, dtype=dtype), networks.dense_decoder(3, SHAPE, (6,))
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        trained = DiscreteVAE(*networks_of(None), seed=7, estimator=estimators.DisARM(3))
+    finally:
+        keras.config.set_dtype_policy(before)
+    trained.kl_weight.assign(2.5)
+    trained.generate(1)
+    model = in_precision(trained, "float32")
+    layers = (model, model.latent, *model.encoder.layers, *model.encoder.layers[-1].layers, *model.decoder.layers)
+    assert {layer.compute_dtype for layer in layers} == {"float32"}
+    assert trained.encoder.layers[-1].layers[0].compute_dtype == "bfloat16"
+    oracle = DiscreteVAE(*networks_of("float32"), seed=7, estimator=estimators.DisARM(3))
+    oracle.set_weights(trained.get_weights())
+    assert model.estimator.num_pairs == 3 and float(model.kl_weight.numpy()) == 2.5
+    for name, options in (("encode", {}), ("reconstruct", {"seed": 1}), ("elbo", {"seed": 1})):
+        np.testing.assert_array_equal(getattr(model, name)(GOOD, **options), getattr(oracle, name)(GOOD, **options))
+    assert (
+        model.seed_generator.state.numpy().tolist() == trained.seed_generator.state.numpy().tolist()
+    )  # the next noise
+    back = in_precision(model, "mixed_bfloat16")
+    np.testing.assert_array_equal(back.elbo(GOOD, seed=1), trained.elbo(GOOD, seed=1))
+    assert in_precision(model, "float32") is model and in_precision(trained, None) is trained
+    with pytest.raises(ValueError, match="^precision is 'float16'; it must be one of float32, mixed_bfloat16"):
+        in_precision(model, "float16")
+
+
+def test_in_precision_of_layers_that_cannot_be_saved():
+    encoder = keras.Sequential(
+        [keras.Input(SHAPE), keras.layers.Flatten(), NeverSaved(tf.nn.relu), keras.layers.Dense(3)]
+    )
+    model = DiscreteVAE(encoder, BernoulliLatent(3), networks.dense_decoder(3, SHAPE, (6,)))
+    assert in_precision(model, "float32") is model
 
 
 # --- several replicas -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import keras
 
 from tf_isvae import estimators, networks
 from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent
-from tf_isvae.model import DiscreteVAE
+from tf_isvae.model import DiscreteVAE, in_precision
 
 # The paper's table 1: name -> (latent, encoder, decoder, the paper's latent size); last, the conventional VAE of its
 # sections 1 and 2, with the same networks.
@@ -96,33 +96,40 @@ def names() -> list[str]:
     return sorted(_trained())
 
 
-def load(name: str | os.PathLike) -> DiscreteVAE:
+def load(name: str | os.PathLike, precision: str | None = "float32") -> DiscreteVAE:
     """A trained DiscreteVAE, ready to encode.
 
     Args:
         name: one of `names()`; or the path of a .keras file, or of a folder that holds one: of an exported model, or
             a run directory.
+        precision: what the networks compute in, whatever they were trained in: "float32" or "mixed_bfloat16", which is
+            fast on processors with instructions for it only; None for the precision of the file.
 
     A name is first looked for in the folder that the environment variable TF_ISVAE_MODELS names, then in
     exported_models/ beside the package, as in a clone of the repository.
 
     Raises:
         FileNotFoundError: no such model; the text says which there are. ValueError: its file is damaged, altered, or
-        of another kind.
+        of another kind; or a precision that is none of these.
     """
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ValueError(f"name is {name!r}; give one of zoo.names(), or the path of a model.")
+    return in_precision(load_keras(_find(name)), precision)
+
+
+def _find(name: str | os.PathLike) -> Path:
+    """The .keras file of a trained model, given as `load` takes it."""
     found = _trained()
     if str(name) in found:
-        return load_keras(found[str(name)])
+        return found[str(name)]
     path = Path(name)
     if path.is_dir():
         files = _keras_files(path)
         if len(files) != 1:
             raise FileNotFoundError(f"{path} holds {len(files)} .keras files; give the path of one.")
-        return load_keras(files[0])
+        return files[0]
     if path.is_file():
-        return load_keras(path)
+        return path
     near = difflib.get_close_matches(str(name), found, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"{MODELS_VARIABLE} may name another folder."
     raise FileNotFoundError(

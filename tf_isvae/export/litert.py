@@ -19,7 +19,7 @@ from tensorflow.lite.python.convert import ConverterError
 from tf_isvae import checks, files
 from tf_isvae.export.saved_model import write
 from tf_isvae.export.signatures import inputs, signatures
-from tf_isvae.model import DiscreteVAE, check_model
+from tf_isvae.model import DiscreteVAE, check_model, in_precision
 
 QUANTIZATIONS = (None, "float16", "int8")
 # What int8 files compute in integers: the products with the weights, where all time and space goes. Noise and sums
@@ -57,7 +57,7 @@ def litert(model: DiscreteVAE, path: str | os.PathLike, quantize: str | None = N
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; give the name of a file, such as {path / 'model.tflite'}.")
     _interpreter_class()
-    model = _in_float32(model)
+    model = in_precision(model, "float32")  # LiteRT has no bfloat16
     graphs = signatures(model, noise_input=True)
     content = _convert(model, graphs, quantize, calibration)
     run_every_signature(content, graphs)
@@ -98,24 +98,6 @@ def _interpreter_class() -> type:
             f"LiteRT files are run before they are kept, and that failed ({error}): pip install tf_isvae[litert]."
         ) from None
     return Interpreter
-
-
-def _in_float32(model: DiscreteVAE) -> DiscreteVAE:
-    """The model itself, or where it computes in bfloat16, which LiteRT does not, one of the same weights in float32."""
-
-    def policies(config):
-        if isinstance(config, dict):
-            if config.get("class_name") == "DTypePolicy" and "config" in config:
-                return {**config, "config": {"name": "float32"}}
-            return {key: policies(value) for key, value in config.items()}
-        return type(config)(map(policies, config)) if isinstance(config, (list, tuple)) else config
-
-    config = model.get_config()
-    if policies(config) == config:
-        return model
-    copy = DiscreteVAE.from_config(policies(config))
-    copy.set_weights(model.get_weights())
-    return copy
 
 
 def _convert(model: DiscreteVAE, graphs: dict, quantize: str | None, calibration: np.ndarray | None) -> bytes:

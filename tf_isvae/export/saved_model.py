@@ -16,7 +16,7 @@ import tensorflow as tf
 from tf_isvae import files
 from tf_isvae.export import card, serving
 from tf_isvae.export.signatures import signatures
-from tf_isvae.model import DiscreteVAE, check_model
+from tf_isvae.model import DiscreteVAE, check_model, in_precision
 
 try:
     import fcntl
@@ -34,6 +34,7 @@ def saved_model(
     metrics: dict | None = None,
     *,
     warmup: bool | None = None,
+    precision: str | None = "float32",
 ) -> Path:
     """Writes the model as a SavedModel, `<folder>/<the next integer version>`, and returns that path.
 
@@ -44,9 +45,12 @@ def saved_model(
         config, metrics: what config.json and metrics.json of the run say, for the card.
         warmup: whether to add requests that TensorFlow Serving runs before it takes the model into service (extra
             `serving`); default: where that extra is installed.
+        precision: what the networks compute in, whatever they were trained in: "float32" or "mixed_bfloat16"; None for
+            the model's own.
 
     Raises:
-        TypeError: not a DiscreteVAE, or a config or metrics that is no dict. FileExistsError: `folder` is a file, or
+        TypeError: not a DiscreteVAE, or a config or metrics that is no dict. ValueError: precision is none of these.
+        FileExistsError: `folder` is a file, or
         holds a README.md of another kind. OSError: it cannot be written. ModuleNotFoundError: warmup=True without the
         extra. RuntimeError: a warm-up request fails, and with it every server's attempt to load the model.
     """
@@ -58,6 +62,7 @@ def saved_model(
             raise TypeError(f"{name} is {value!r}; it must be a dict, what {name}.json of the run holds, or None.")
     folder = Path(folder)
     card.check_folder(folder)
+    model = in_precision(model, precision)
     graphs = signatures(model)
     with new_version(folder) as staging:
         write(model, graphs, staging)

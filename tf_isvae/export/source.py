@@ -33,13 +33,13 @@ def load(path: str | os.PathLike) -> Source:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a .keras file or the directory of a run.")
     if not path.is_dir():
-        return Source(zoo.load_keras(path))
+        return Source(zoo.load(path))
     file = path / "model.keras"
     if not file.is_file():
         raise FileNotFoundError(f"{path} holds no trained model: {file} is missing; give the directory of a run.")
     config, *figures = (_read_json(path / name) for name in ("config.json", "metrics.json", "evaluation.json"))
     metrics = {name: value for part in figures for name, value in (part or {}).items()}
-    return Source(zoo.load_keras(file), config, metrics or None)
+    return Source(zoo.load(file), config, metrics or None)
 
 
 def _read_json(path: Path) -> dict | None:
