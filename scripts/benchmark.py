@@ -4,8 +4,8 @@
     python scripts/benchmark.py --models fc_bvae --batch-size 256
     python scripts/benchmark.py --export                               SavedModel and LiteRT instead of training
 
-For each model and precision: images per second of `model.fit` (paper's estimator, MNIST's shape, through the
-input pipeline), and which share of the machine's matrix-product rate in that precision the model's own
+For each model and precision: images per second of `model.fit` (the paper's estimator, images of MNIST's shape, through
+the input pipeline), and the share of the machine's matrix-product rate in that precision that the model's own
 multiplications reach.
 
 With --export, images per second of the SavedModel's `encode` beside the bare products with the weights (the same
@@ -69,15 +69,17 @@ def multiplications(network) -> list[int]:
 
 
 def training_multiplications(model) -> int:
-    """Multiply-adds of one training step for one image: forward, gradient by the weights, gradient by the inputs.
+    """Multiply-adds of one training step for one image.
 
-    The images and the sampled z need no gradient, so the first layers of encoder and decoder have none by inputs.
+    Each layer multiplies three times: forward, for the gradient with respect to its weights, and for that with respect
+    to its inputs. The first layers of encoder and decoder have no third: images and sampled z need no gradient.
     """
     encoder, decoder = multiplications(model.encoder), multiplications(model.decoder)
     return 3 * (sum(encoder) + sum(decoder)) - encoder[0] - decoder[0]
 
 
 def images_per_second(model, arguments: argparse.Namespace) -> float:
+    """Of `model.fit`, in the fastest of --epochs epochs of --steps steps."""
     import keras
     import numpy as np
 
@@ -107,7 +109,7 @@ def images_per_second(model, arguments: argparse.Namespace) -> float:
 
 
 def bare_products(encoder):
-    """A function from images to the encoder's matrix products and convolutions alone."""
+    """A compiled function from images to the encoder's matrix products and convolutions alone."""
     import keras
     import tensorflow as tf
 
@@ -139,71 +141,11 @@ def best_seconds(calls: dict, seconds: float = 1.0) -> dict[str, float]:
     return best
 
 
-def benchmark_export(arguments: argparse.Namespace) -> None:
-    import numpy as np
-    import tensorflow as tf
-    from ai_edge_litert.interpreter import Interpreter
-
-    from tf_isvae import export, zoo
-
-    saved_rows, litert_rows = [], []
-    images = np.random.default_rng(0).random((2048, 28, 28, 1), np.float32)
-    with tempfile.TemporaryDirectory() as folder, command_line.quiet():
-        for name in arguments.models:
-            model = zoo.build(name)
-            version = export.saved_model(model, Path(folder) / name)
-            encode = tf.saved_model.load(str(version)).signatures["encode"]
-            bare = bare_products(model.encoder)
-            for size in (1, 64, 2048):
-                batch = tf.constant(images[:size])
-                calls = {
-                    "encode": functools.partial(encode, images=batch),
-                    "bare": functools.partial(bare, batch),
-                    "predict": functools.partial(model.predict, batch, batch_size=size, verbose=0),
-                }
-                best = best_seconds(calls)
-                speed = {key: size / seconds for key, seconds in best.items()}
-                share = 2 * sum(multiplications(model.encoder)) * speed["encode"] / matmul_rate("float32")
-                saved_rows.append(
-                    f"| {name} | {size} | {speed['encode']:.0f} | {speed['encode'] / speed['bare']:.2f} "
-                    f"| {speed['encode'] / speed['predict']:.1f} | {share:.2f} |"
-                )
-            bytes_ = sum(file.stat().st_size for file in version.rglob("*") if file.is_file())
-            litert_rows.append(f"| {name} | SavedModel | {bytes_ / 1e6:.2f} | | |")
-            for kind, calibration in ((None, None), ("float16", None), ("int8", images[:200])):
-                file = export.litert(model, Path(folder) / "model.tflite", kind, calibration)
-                runner = Interpreter(str(file), num_threads=1).get_signature_runner("encode")
-                seconds = []
-                for i in range(2200):
-                    began = time.perf_counter()
-                    runner(images=images[i % 2048][None])
-                    seconds.append(time.perf_counter() - began)
-                median, late = 1e3 * np.percentile(seconds[200:], (50, 99))
-                megabytes = file.stat().st_size / 1e6
-                litert_rows.append(
-                    f"| {name} | LiteRT {kind or 'float32'} | {megabytes:.2f} | {median:.3f} | {late:.3f} |"
-                )
-    print("| model | batch | images/s | to bare products | to model.predict | of the matrix-product rate |")
-    print("|---|---|---|---|---|---|", *saved_rows, "", sep="\n")
-    print("| model | kind | MB | ms, median | ms, 99th percentile |")
-    print("|---|---|---|---|---|", *litert_rows, sep="\n")
-
-
-def main(arguments: argparse.Namespace) -> None:
+def benchmark_training(arguments: argparse.Namespace) -> None:
     import keras
 
-    from tf_isvae import checks, estimators, optimizers, zoo
+    from tf_isvae import estimators, optimizers, zoo
 
-    for name in arguments.models:
-        zoo.check_name(name)
-    for name in ("batch_size", "steps", "epochs"):
-        checks.integer(f"--{name.replace('_', '-')}", getattr(arguments, name))
-    if arguments.batch_size > IMAGES:
-        raise ValueError(
-            f"--batch-size is {arguments.batch_size}; it must be at most {IMAGES}, the images of an epoch."
-        )
-    if arguments.export:
-        return benchmark_export(arguments)
     print("| model | precision | images/s | ms/step | GFLOP/s | matrix products | fraction | to float32 |")
     print("|---|---|---|---|---|---|---|---|")
     for name in arguments.models:
@@ -223,6 +165,83 @@ def main(arguments: argparse.Namespace) -> None:
                 f"| {rate / 1e9:.0f} | {reached / rate:.2f} | {speed / float32_speed:.2f} |",
                 flush=True,
             )
+
+
+def benchmark_export(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    images = np.random.default_rng(0).random((2048, 28, 28, 1), np.float32)
+    saved_rows, litert_rows = [], []
+    with tempfile.TemporaryDirectory() as folder, command_line.quiet():
+        for name in arguments.models:
+            saved, litert = benchmark_formats(name, images, Path(folder))
+            saved_rows += saved
+            litert_rows += litert
+    print("| model | batch | images/s | to bare products | to model.predict | of the matrix-product rate |")
+    print("|---|---|---|---|---|---|", *saved_rows, "", sep="\n")
+    print("| model | kind | MB | ms, median | ms, 99th percentile |")
+    print("|---|---|---|---|---|", *litert_rows, sep="\n")
+
+
+def benchmark_formats(name: str, images, folder: Path) -> tuple[list[str], list[str]]:
+    """The rows of one model in the two tables: of its SavedModel's speed, and of its files."""
+    import numpy as np
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+
+    from tf_isvae import export, zoo
+
+    model = zoo.build(name)
+    version = export.saved_model(model, folder / name)
+    encode = tf.saved_model.load(str(version)).signatures["encode"]
+    bare = bare_products(model.encoder)
+    saved_rows = []
+    for size in (1, 64, 2048):
+        batch = tf.constant(images[:size])
+        calls = {
+            "encode": functools.partial(encode, images=batch),
+            "bare": functools.partial(bare, batch),
+            "predict": functools.partial(model.predict, batch, batch_size=size, verbose=0),
+        }
+        speed = {key: size / seconds for key, seconds in best_seconds(calls).items()}
+        share = 2 * sum(multiplications(model.encoder)) * speed["encode"] / matmul_rate("float32")
+        saved_rows.append(
+            f"| {name} | {size} | {speed['encode']:.0f} | {speed['encode'] / speed['bare']:.2f} "
+            f"| {speed['encode'] / speed['predict']:.1f} | {share:.2f} |"
+        )
+    size = sum(file.stat().st_size for file in version.rglob("*") if file.is_file())
+    litert_rows = [f"| {name} | SavedModel | {size / 1e6:.2f} | | |"]
+    for kind, calibration in ((None, None), ("float16", None), ("int8", images[:200])):
+        file = export.litert(model, folder / "model.tflite", kind, calibration)
+        runner = Interpreter(str(file), num_threads=1).get_signature_runner("encode")
+        seconds = []
+        for i in range(2200):
+            began = time.perf_counter()
+            runner(images=images[i % 2048][None])
+            seconds.append(time.perf_counter() - began)
+        median, late = 1e3 * np.percentile(seconds[200:], (50, 99))
+        megabytes = file.stat().st_size / 1e6
+        litert_rows.append(f"| {name} | LiteRT {kind or 'float32'} | {megabytes:.2f} | {median:.3f} | {late:.3f} |")
+    return saved_rows, litert_rows
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises ValueError if an argument is not accepted."""
+    from tf_isvae import checks, zoo
+
+    for name in arguments.models:
+        zoo.check_name(name)
+    for name in ("batch_size", "steps", "epochs"):
+        checks.integer(f"--{name.replace('_', '-')}", getattr(arguments, name))
+    if arguments.batch_size > IMAGES:
+        raise ValueError(
+            f"--batch-size is {arguments.batch_size}; it must be at most {IMAGES}, the images of an epoch."
+        )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    check(arguments)
+    (benchmark_export if arguments.export else benchmark_training)(arguments)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def main(arguments: argparse.Namespace) -> None:
     if dataset is None:
         raise ValueError("a .keras file does not say on which data to evaluate it: name a data set with --dataset.")
     data_dir = getattr(arguments, "data_dir", config.get("data_dir"))
-    figures = evaluation.evaluate(source.model, dataset, data_dir, config.get("binarize"))
+    data = evaluation.data_for(source.model, dataset, data_dir, config.get("binarize"))
+    figures = evaluation.evaluate(source.model, **data)
     for name, value in figures.items():
         print(f"{name:28}{value:>22.6g}" if isinstance(value, float) else f"{name:28}{value:>22}")
     if hasattr(arguments, "to"):

@@ -118,7 +118,7 @@ def collect(name: str, arguments: argparse.Namespace) -> None:
     evaluated = run_dir / "evaluation.json"
     if not evaluated.exists():
         print(f"evaluating {name}", flush=True)
-        files.write_json(evaluated, evaluation.evaluate(source.model, *data))
+        files.write_json(evaluated, evaluation.evaluate(source.model, **evaluation.data_for(source.model, *data)))
     rows = files.read_csv(run_dir / "history.csv")
     history = {column: [_rounded(row[column]) for row in rows] for column in COLUMNS if column in rows[0]}
     result = {

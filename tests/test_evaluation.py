@@ -285,7 +285,7 @@ def test_the_figures_of_each_latent(latent, own):
         estimator=estimators.Reparameterized() if isinstance(latent, GaussianLatent) else None,
         seed=0,
     )
-    figures = evaluation.evaluate(model, "digits")
+    figures = evaluation.evaluate(model, **evaluation.data_for(model, "digits"))
     always = {"test_images", "test_neg_elbo", "test_ln_p", "test_ln_p_kind", "first_1000_neg_elbo", "first_1000_ln_p"}
     always |= {"gradient_variance", "active_units", "codes_used", "detail_kept"}
     always |= {"samples_like_one_class", "test_like_one_class"}
@@ -331,3 +331,10 @@ def test_share_like_one_class():
     for others, expected in ((1, 1.0), (2, 1 / 3)):
         labels = np.array([4] * (10 - others) + [7] * others + [2] * 10)
         assert evaluation.share_like_one_class(images, train, labels) == pytest.approx(expected)
+
+
+def test_without_labels_the_figures_that_need_none_remain():
+    model, unlabelled = build(BernoulliLatent(3)), (IMAGES, None)
+    figures = evaluation.evaluate(model, unlabelled, unlabelled)
+    assert figures["test_images"] == len(IMAGES) and "sure_bits" in figures
+    assert not {"retrieval_map_100", "samples_like_one_class", "classes"} & set(figures)

@@ -12,11 +12,12 @@ from tf_isvae.evaluation.gradients import (
     variance_by_certainty,
 )
 from tf_isvae.evaluation.neighbours import retrieval, share_like_one_class
-from tf_isvae.evaluation.report import detail, evaluate, images_for
+from tf_isvae.evaluation.report import data_for, detail, evaluate, images_for
 
 __all__ = [
     "clustering",
     "code_statistics",
+    "data_for",
     "detail",
     "estimator_bias",
     "evaluate",

@@ -22,17 +22,15 @@ FOR_CERTAINTY = 200  # images
 
 def evaluate(
     model: DiscreteVAE,
-    dataset: str | os.PathLike,
-    data_dir: str | os.PathLike | None = None,
-    binarize: str | None = None,
+    test: tuple[np.ndarray, np.ndarray | None],
+    train: tuple[np.ndarray, np.ndarray | None],
 ) -> dict[str, int | float | str]:
     """All figures of a model on the test images of a data set; the same ones in every call.
 
     Args:
         model: a DiscreteVAE.
-        dataset: as `datasets.load` takes it; it must have a test split.
-        data_dir: where TFDS keeps its data sets; default as in `datasets.load`.
-        binarize: "static" or "dynamic" if the model was trained so; one draw of the pixels then serves all figures.
+        test: images (n, H, W, C) in [0, 1], and their labels, int (n,), or None.
+        train: the same of training images; used only if there are labels.
 
     Returns:
         A dict of figures, nats per image unless said otherwise. Those whose names begin with first_1000_ are of the
@@ -45,22 +43,22 @@ def evaluate(
         - detail_kept: `detail` of the reconstructions as a share of that of the images, first 1,000 images.
         - cluster_...: `clustering` of categories, if the data has labels; classes: how many labels there are.
         - sure_bits, unsure_bits, eta_variance_...: `variance_by_certainty` of bits, first 200 images.
-        - retrieval_map_100: `retrieval` of bits, the first 1,000 images among 10,000 training images.
+        - retrieval_map_100: `retrieval` of bits, the first 1,000 images among the training images.
         - samples_like_one_class, test_like_one_class: `share_like_one_class` of 1,000 samples of the prior and of the
           first 1,000 test images, if the data has labels.
 
     Raises:
-        ValueError: the data set has no test split, or images that the model does not take.
+        TypeError, ValueError: the model or the images are not as described.
 
     Example:
         >>> from tf_isvae import evaluation, zoo
         >>> model = zoo.build("fc_cvae", image_shape=(4, 4, 1), latent_dim=3)
-        >>> figures = evaluation.evaluate(model, "digits")
+        >>> figures = evaluation.evaluate(model, **evaluation.data_for(model, "digits"))
         >>> figures["test_images"], figures["test_ln_p_kind"], figures["classes"]
         (360, 'exact', 10)
     """
     check_model(model)
-    images, labels = images_for(model, dataset, "test", data_dir, binarize)
+    images, labels = test
     few, latent, codes = images[:FEW], model.latent, model.encode(images)
     log_likelihood = model.log_likelihood(images, SAMPLES, seed=0)
     statistics = code_statistics(model, images)
@@ -85,13 +83,45 @@ def evaluate(
     if clusters is not None:
         figures |= {f"cluster_{name}": value for name, value in clustering(clusters, labels).items()}
         figures["classes"] = len(np.unique(labels))
-    train_images, train_labels = images_for(model, dataset, "train", data_dir, binarize, count=MANY)
+    train_images, train_labels = train
     if bits is not None:
         train_bits = latent.bits(model.encode(train_images))
         figures["retrieval_map_100"] = retrieval(train_bits, train_labels, bits[:FEW], labels[:FEW], top=100)
     for name, shown in (("samples", model.generate(FEW, seed=0)), ("test", few)):
         figures[f"{name}_like_one_class"] = share_like_one_class(shown, train_images, train_labels)
     return figures
+
+
+def data_for(
+    model: DiscreteVAE,
+    dataset: str | os.PathLike,
+    data_dir: str | os.PathLike | None = None,
+    binarize: str | None = None,
+) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """What `evaluate` takes beside the model: all test images of a data set, and 10,000 training images.
+
+    Args:
+        model: a DiscreteVAE.
+        dataset: as `datasets.load` takes it; it must have a test split.
+        data_dir: where TFDS keeps its data sets; default as in `datasets.load`.
+        binarize: "static" or "dynamic" if the model was trained so; both draw the pixels once.
+
+    Returns:
+        `test` and `train`, each (images, labels) as `images_for` returns them.
+
+    Raises:
+        ValueError, FileNotFoundError, ConnectionError: as `datasets.load`.
+
+    Example:
+        >>> from tf_isvae import evaluation, zoo
+        >>> data = evaluation.data_for(zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3), "digits")
+        >>> {name: images.shape for name, (images, labels) in data.items()}
+        {'test': (360, 4, 4, 1), 'train': (1437, 4, 4, 1)}
+    """
+    return {
+        "test": images_for(model, dataset, "test", data_dir, binarize),
+        "train": images_for(model, dataset, "train", data_dir, binarize, count=MANY),
+    }
 
 
 def images_for(
