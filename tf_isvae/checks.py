@@ -85,3 +85,23 @@ def images(name: str, values, image_shape: tuple[int, int, int] | None = None) -
         hint = "divide by 255" if high > 1 and high <= 255 and low >= 0 else "rescale them"
         raise ValueError(f"{name} have values from {low:g} to {high:g}; they must lie in [0, 1]: {hint}.")
     return values
+
+
+def integer_or_pair(name: str, value) -> int | tuple[int, int]:
+    """A positive integer, or a pair of them; text such as "32" or "24x4" is read as one.
+
+    Raises ValueError if it is neither.
+    """
+    read = value
+    if isinstance(value, str):
+        parts = [int(part) if part.isascii() and part.isdecimal() else part for part in value.split("x")]
+        read = parts[0] if len(parts) == 1 else parts
+    many = list(read) if isinstance(read, (tuple, list)) else [read]
+    is_pair = len(many) == 2
+    try:
+        sizes = tuple(integer(name, size) for size in many)
+    except ValueError:
+        sizes = ()
+    if not sizes or (isinstance(read, (tuple, list)) and not is_pair):
+        raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1, or two of them, such as 24x4.")
+    return sizes if is_pair else sizes[0]

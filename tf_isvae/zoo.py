@@ -1,4 +1,4 @@
-"""Names for ready combinations of networks, latent and estimator, and trained models by name."""
+"""Names for ready combinations of networks, latent, estimator and recipes, and trained models by name."""
 
 from __future__ import annotations
 
@@ -6,23 +6,124 @@ import difflib
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 
-from tf_isvae import estimators, networks
-from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent
+from tf_isvae import checks, estimators, networks
+from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent, Latent
 from tf_isvae.model import DiscreteVAE, in_precision
 
-# The paper's table 1: name -> (latent, encoder, decoder, the paper's latent size); last, the conventional VAE of its
-# sections 1 and 2, with the same networks.
-ARCHITECTURES = {
-    "fc_bvae": (BernoulliLatent, networks.dense_encoder, networks.dense_decoder, 50),
-    "fc_cvae": (CategoricalLatent, networks.dense_encoder, networks.dense_decoder, 100),
-    "cnn_bvae": (BernoulliLatent, networks.conv_encoder, networks.conv_decoder, 50),
-    "cnn_cvae": (CategoricalLatent, networks.conv_encoder, networks.conv_decoder, 100),
-    "fc_vae": (GaussianLatent, networks.dense_encoder, networks.dense_decoder, 50),
+
+class Row(NamedTuple):
+    """One model: all that its name stands for.
+
+    latent       makes the latent from `latent_dim`: an integer, or a pair of them
+    latent_dim   the paper's
+    encoder      (image shape, units) -> keras.Model
+    decoder      (units, image shape) -> keras.Model
+    estimator    the name of the best estimator known for a `latent_dim` (docs/estimators.md has the figures)
+    recipes      recipe -> what it fixes of the settings of a run (training.Config). Without an estimator in it, it
+                 takes that of the row.
+    """
+
+    latent: Callable[[int | tuple[int, int]], Latent]
+    latent_dim: int | tuple[int, int]
+    encoder: Callable[[Sequence[int], int], keras.Model]
+    decoder: Callable[[int, Sequence[int]], keras.Model]
+    estimator: Callable[[int | tuple[int, int]], str]
+    recipes: dict[str, dict]
+
+
+def _categorical(latent_dim: int | tuple[int, int]) -> CategoricalLatent:
+    variables, categories = _variables_and_categories(latent_dim)
+    return CategoricalLatent(categories, variables)
+
+
+def _enumerated_if_possible(latent_dim: int | tuple[int, int]) -> str:
+    variables, categories = _variables_and_categories(latent_dim)
+    return "Enumerated" if categories**variables <= estimators.Enumerated.MAX_CODES else "LeaveOneOut"
+
+
+def _variables_and_categories(latent_dim: int | tuple[int, int]) -> tuple[int, int]:
+    return latent_dim if isinstance(latent_dim, tuple) else (1, latent_dim)
+
+
+# What a recipe fixes, unless a setting of the run says otherwise. `kl_start` and `kl_epochs` are those of
+# callbacks.KLAnnealing; the schedule "cosine" takes the learning rate to 0 at the end of the run; start_at_mean is
+# networks.start_at_mean.
+#
+# The figures that chose them: test -ELBO in nats per image, grey MNIST, seed 0, and seconds on one core of an AMD EPYC
+# with avx512_bf16, beside other jobs.
+#   fc_bvae   paper 124.6 (300 epochs, 2,180 s); best passes 124.6 after 49 s and ends at 106.2 (2,164 s).
+#             With Linearized() for DisARM(): 0.8 nats lower after 10 epochs, no lower after the same seconds.
+#   cnn_bvae  paper 129.5 (300 epochs, 7,078 s); best below 115 after 67 epochs (1,965 s) and
+#             112.4 after 160 (5,464 s), in mixed_bfloat16.
+#   fc_cvae   paper 158.1 (300 epochs, 2,360 s); best 139.3 (249 s), all 100 codes used.
+#             Without annealing 192.7 and 4 codes, from a weight of 100 151.5 and 45 (the prototype).
+#   cnn_cvae  paper 205.9 after 100 epochs (one code); best 140.4 in mixed_bfloat16 (713 s), all 100 codes used.
+# On the digits (FC BVAE, 60 epochs at batch 64, cosine): ImportanceSampling 374, DisARM 304, with start_at_mean 301,
+# with a KL weight from 10 in 10 epochs besides 308.
+_PAPER = {  # section 6 of the paper, for all models
+    "estimator": "ImportanceSampling",
+    "epochs": 300,
+    "batch_size": 2048,
+    "learning_rate": 1e-3,
+    "schedule": "constant",
+    "kl_start": 1.0,
+    "kl_epochs": 0,
+    "start_at_mean": False,
+    "precision": "float32",
+}
+_BEST = {name: value for name, value in _PAPER.items() if name != "estimator"}
+_BITS = {**_BEST, "batch_size": 256, "schedule": "cosine", "start_at_mean": True}
+_ANNEALED = {**_BEST, "schedule": "cosine", "kl_start": 30.0}
+
+# The paper's table 1; last, the conventional VAE of its sections 1 and 2, with the same networks and an estimator of
+# its own in both recipes.
+MODELS = {
+    "fc_bvae": Row(
+        latent=BernoulliLatent,
+        latent_dim=50,
+        encoder=networks.dense_encoder,
+        decoder=networks.dense_decoder,
+        estimator=lambda latent_dim: "DisARM",
+        recipes={"best": {**_BITS, "epochs": 220, "precision": "fastest"}, "paper": _PAPER},
+    ),
+    "fc_cvae": Row(
+        latent=_categorical,
+        latent_dim=100,
+        encoder=networks.dense_encoder,
+        decoder=networks.dense_decoder,
+        estimator=_enumerated_if_possible,
+        recipes={"best": {**_ANNEALED, "epochs": 60, "kl_epochs": 30}, "paper": _PAPER},
+    ),
+    "cnn_bvae": Row(
+        latent=BernoulliLatent,
+        latent_dim=50,
+        encoder=networks.conv_encoder,
+        decoder=networks.conv_decoder,
+        estimator=lambda latent_dim: "DisARM",
+        recipes={"best": {**_BITS, "epochs": 160}, "paper": _PAPER},
+    ),
+    "cnn_cvae": Row(
+        latent=_categorical,
+        latent_dim=100,
+        encoder=networks.conv_encoder,
+        decoder=networks.conv_decoder,
+        estimator=_enumerated_if_possible,
+        recipes={"best": {**_ANNEALED, "epochs": 40, "kl_epochs": 20}, "paper": _PAPER},
+    ),
+    "fc_vae": Row(
+        latent=GaussianLatent,
+        latent_dim=50,
+        encoder=networks.dense_encoder,
+        decoder=networks.dense_decoder,
+        estimator=lambda latent_dim: "Reparameterized",
+        recipes={"best": _BEST, "paper": _BEST},
+    ),
 }
 
 # Names the folder of trained models of an installed package; each of them is a folder as scripts/export.py writes it.
@@ -31,18 +132,19 @@ MODELS_VARIABLE = "TF_ISVAE_MODELS"
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 
 
-def check_name(name: str) -> None:
-    """Raises ValueError where `build` knows no model of this name."""
-    if name not in tuple(ARCHITECTURES):  # which takes a name of any type
-        near = difflib.get_close_matches(str(name), ARCHITECTURES, n=1)
+def check_name(name: str) -> str:
+    """`name` itself. Raises ValueError if `build` knows no model of this name."""
+    if name not in tuple(MODELS):  # which takes a name of any type
+        near = difflib.get_close_matches(str(name), MODELS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no model is called {name!r}; there are {', '.join(ARCHITECTURES)}.{hint}")
+        raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}.{hint}")
+    return name
 
 
 def build(
     name: str,
     image_shape: Sequence[int] = (28, 28, 1),
-    latent_dim: int | None = None,
+    latent_dim: int | tuple[int, int] | str | None = None,
     *,
     estimator=None,
     likelihood=None,
@@ -56,39 +158,35 @@ def build(
     Args:
         name: fc_bvae, fc_cvae, cnn_bvae or cnn_cvae; or fc_vae, whose latent is Gaussian.
         image_shape: (H, W, C), any positive integers.
-        latent_dim: c, the number of bits, categories or Gaussians; default the paper's: 50 bits, 100 categories; or 50.
-        estimator: default DisARM() for bits, Enumerated() for a category (LeaveOneOut() beyond 4,096 categories),
-            Reparameterized() for fc_vae.
+        latent_dim: the number of bits, categories or Gaussians; (24, 4) or "24x4" for 24 Categoricals of 4 categories.
+            Default the paper's: 50 bits, 100 categories; or 50 Gaussians.
+        estimator: an object of `tf_isvae.estimators`. Default DisARM() for bits, Enumerated() for categories
+            (LeaveOneOut() beyond 4,096 codes), Reparameterized() for fc_vae.
         likelihood, seed: as for DiscreteVAE. (keras.utils.set_random_seed fixes the initial weights.)
+
+    Returns:
+        A DiscreteVAE, not compiled.
 
     Raises:
         ValueError: an unknown name, or a size that is not a positive integer.
+
+    Example:
+        >>> model = zoo.build("fc_cvae", image_shape=(8, 8, 1), latent_dim="3x4")
+        >>> model.latent.num_codes
+        64
     """
-    check_name(name)
-    latent_class, encoder, decoder, default_dim = ARCHITECTURES[name]
-    latent = latent_class(default_dim if latent_dim is None else latent_dim)
-    if estimator is None:
-        estimator = _best_estimator(latent)
+    row = MODELS[check_name(name)]
+    latent_dim = row.latent_dim if latent_dim is None else checks.integer_or_pair("latent_dim", latent_dim)
+    latent = row.latent(latent_dim)
     return DiscreteVAE(
-        encoder(image_shape, latent.encoder_units),
+        row.encoder(image_shape, latent.encoder_units),
         latent,
-        decoder(latent.units, image_shape),
-        estimator=estimator,
+        row.decoder(latent.units, image_shape),
+        estimator=getattr(estimators, row.estimator(latent_dim))() if estimator is None else estimator,
         likelihood=likelihood,
         seed=seed,
         name=name,
     )
-
-
-def _best_estimator(latent) -> estimators.Estimator:
-    # docs/estimators.md has the figures.
-    if isinstance(latent, BernoulliLatent):
-        return estimators.DisARM()
-    if isinstance(latent, GaussianLatent):
-        return estimators.Reparameterized()
-    if latent.enumerable:
-        return estimators.Enumerated()
-    return estimators.LeaveOneOut()
 
 
 def names() -> list[str]:

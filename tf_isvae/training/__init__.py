@@ -1,0 +1,39 @@
+"""A configured, resumable run: what scripts/train.py calls.
+
+A run directory holds
+    config.json    the settings, the versions of the packages, and the number of threads
+    model.keras    the trained model
+    history.csv    one row an epoch: loss (= -ELBO), log_likelihood, kl, and val_ for the test set; nats per image
+    timing.csv     seconds since the run began at the end of each epoch (what history.csv leaves out, so that a
+                   resumed run's history equals that of the uninterrupted one)
+    metrics.json   the final figures
+    figures/       training curves, reconstructions, samples of the prior
+    tensorboard/   the same curves as TensorBoard events
+    checkpoints/   what --resume goes on from
+
+The rooms, each of which uses those above it:
+    settings, config   what a run is told
+    signals            how it is stopped
+    workers            the processes that train together
+    data               the images of a run
+    run_directory      where it writes, alone
+    checkpoints        what it goes on from
+    tensorboard        its curves for TensorBoard
+    recorder           the Keras callback that records it
+    report             what it leaves when it is finished
+    run                the steps from a Config to a trained model
+"""
+
+from tf_isvae.training.config import PRECISIONS as PRECISIONS
+from tf_isvae.training.config import RECIPES as RECIPES
+from tf_isvae.training.config import SCHEDULES as SCHEDULES
+from tf_isvae.training.config import Config as Config
+from tf_isvae.training.config import command as command
+from tf_isvae.training.config import read as read
+from tf_isvae.training.config import stored_config as stored_config
+from tf_isvae.training.run import Run as Run
+from tf_isvae.training.run import prepare as prepare
+from tf_isvae.training.run import train as train
+from tf_isvae.training.signals import Interrupted as Interrupted
+from tf_isvae.training.workers import STRATEGIES as STRATEGIES
+from tf_isvae.training.workers import WorkerLost as WorkerLost

@@ -1,0 +1,213 @@
+"""The settings of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tf_isvae import estimators, zoo
+from tf_isvae.training import settings
+from tf_isvae.training.settings import setting
+from tf_isvae.training.workers import STRATEGIES
+
+PRECISIONS = ("float32", "mixed_bfloat16")
+SCHEDULES = ("constant", "cosine")
+RECIPES = {
+    recipe: {
+        name: {"estimator": row.estimator(row.latent_dim), **row.recipes[recipe]}
+        for name, row in zoo.MODELS.items()
+    }
+    for recipe in ("best", "paper")
+}
+"""What a recipe fixes: recipe -> model -> settings. They are written in the rows of `zoo.MODELS`."""
+
+
+def _estimator(value):
+    known = tuple(cls.__name__ for cls in estimators.Estimator.__subclasses__())
+    if value not in known:
+        raise ValueError(f"estimator is {value!r}; it must be one of {', '.join(known)}.")
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings of a run. A setting that is None takes the recipe's value, or the model's.
+
+    Each is described by its own field, from which the options of scripts/train.py are made:
+    `python scripts/train.py --help` lists them. None for image_size, channels and binarize leaves the images as
+    they are.
+
+    Raises:
+        ValueError: a setting that is not as its description says.
+
+    Example:
+        >>> config = training.Config(model="fc_cvae", dataset="digits", latent_dim=20)
+        >>> config.estimator, config.epochs
+        ('Enumerated', 60)
+    """
+
+    model: str = setting("fc_bvae", settings.Checked(zoo.check_name), f"the model: {', '.join(zoo.MODELS)}")
+    dataset: str = setting(
+        "mnist", settings.Kind(), "mnist, fashion_mnist, digits, another TFDS name, an .npz file or a folder of images"
+    )
+    recipe: str = setting(
+        "best", settings.OneOf(tuple(RECIPES)), "best or paper: the values of the settings that are not given"
+    )
+    latent_dim: int | tuple[int, int] | None = setting(
+        None,
+        settings.Size(),
+        "bits, categories or Gaussians, or VARIABLESxCATEGORIES; default the paper's: 50, or 100 categories",
+    )
+    estimator: str | None = setting(
+        None, settings.Checked(_estimator), "of the gradient: a class of tf_isvae.estimators, such as DisARM or ARMS:4"
+    )
+    epochs: int | None = setting(None, settings.Integer(1), "passes over the training images")
+    batch_size: int | None = setting(None, settings.Integer(1), "images in a step, of all devices together")
+    learning_rate: float | None = setting(None, settings.Positive(), "of Adam, at the beginning")
+    schedule: str | None = setting(
+        None, settings.OneOf(SCHEDULES), "of the learning rate: constant, or cosine, which ends at 0"
+    )
+    kl_start: float | None = setting(
+        None, settings.Positive(), "weight of the KL term at the beginning (callbacks.KLAnnealing)"
+    )
+    kl_epochs: int | None = setting(None, settings.Integer(0), "epochs in which that weight falls to 1")
+    start_at_mean: bool | None = setting(
+        None, settings.Flag(), "begin with a decoder that gives the mean image (networks.start_at_mean)"
+    )
+    seed: int = setting(
+        0, settings.Integer(0, 2**32), "fixes initial weights, order of the data, binarisation and noise"
+    )
+    precision: str | None = setting(
+        None,
+        settings.OneOf((*PRECISIONS, "fastest")),
+        "float32, mixed_bfloat16, or fastest: mixed_bfloat16 if this machine has instructions for it, else float32",
+    )
+    strategy: str = setting(
+        "default",
+        settings.OneOf(STRATEGIES),
+        "default; mirrored: every visible GPU, or every logical CPU device; multi_worker: all workers that TF_CONFIG "
+        "names (docs/distributed.md)",
+    )
+    run_dir: str | None = setting(
+        None, settings.Kind(), "what to write; default runs/<model>_<dataset>, numbered", of_this_machine=True
+    )
+    data_dir: str | None = setting(
+        None,
+        settings.Kind(),
+        "where TFDS keeps its data sets; default TFDS_DATA_DIR, or ~/tensorflow_datasets",
+        of_this_machine=True,
+    )
+    image_size: tuple[int, int] | None = setting(
+        None, settings.Size(always_pair=True), "resize the images to N, or to HEIGHTxWIDTH"
+    )
+    channels: int | None = setting(None, settings.OneOf((1, 3)), "make the images grey (1) or colour (3)")
+    binarize: str | None = setting(
+        None, settings.OneOf(("static", "dynamic")), "draw binary pixels: static: once; dynamic: anew in each epoch"
+    )
+    gradient_variance: bool = setting(
+        False, settings.Flag(), "record the gradient's variance after every epoch, on 256 test images"
+    )
+    # Without it, operations that add in the order in which threads finish may differ in the last bits, from where two
+    # runs drift apart: on a GPU, the gradients of convolutions, and algorithms that cuDNN picks by timing. Order of
+    # the data, noise and initial weights never differ.
+    deterministic: bool = setting(
+        False,
+        settings.Flag(),
+        "only operations that give the same bits in every run of this machine, in the whole process",
+    )
+
+    def __post_init__(self):
+        def assign(name, value):
+            object.__setattr__(self, name, value)
+
+        fields = {field.name: field for field in dataclasses.fields(self)}
+
+        def check(name):
+            value = getattr(self, name)
+            if value is not None or fields[name].default is not None:
+                assign(name, fields[name].metadata["kind"].check(name, value))
+
+        for name in ("model", "recipe"):
+            check(name)
+        row = zoo.MODELS[self.model]
+        defaults = {"latent_dim": row.latent_dim, **row.recipes[self.recipe]}
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                assign(name, value)
+        check("latent_dim")
+        if self.estimator is None:
+            assign("estimator", row.estimator(self.latent_dim))
+        for name in fields:
+            check(name)
+        if self.precision == "fastest":
+            assign("precision", "mixed_bfloat16" if multiplies_bfloat16() else "float32")
+
+    def make_estimator(self) -> estimators.Estimator:
+        """The object that `estimator` stands for."""
+        return getattr(estimators, self.estimator)()
+
+
+def read(texts: dict[str, Any]) -> dict[str, Any]:
+    """Settings as the command line gives them, by name, as what they stand for; values that are no text stay."""
+    kinds = {field.name: field.metadata["kind"] for field in dataclasses.fields(Config)}
+    return {name: kinds[name].read(value) if isinstance(value, str) else value for name, value in texts.items()}
+
+
+def command(values: dict[str, Any]) -> str:
+    """The command that makes the same model again, from the settings of a run (its config.json, or part of it).
+
+    All settings are written out, those of the recipe too: the command must mean the same when a later version has
+    other recipes. What is of the machine where it ran, run_dir and data_dir, is left out.
+
+    Example:
+        >>> training.command({"model": "fc_bvae", "latent_dim": [24, 4], "start_at_mean": False, "run_dir": "runs/a"})
+        'python scripts/train.py --model fc_bvae --latent-dim 24x4 --no-start-at-mean'
+    """
+    return shlex.join(["python", "scripts/train.py", *settings.words(dataclasses.fields(Config), values)])
+
+
+def stored_config(run_dir: str | os.PathLike | None) -> Config:
+    """The settings of the run in `run_dir`, from its config.json.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it is not one that this version can read.
+    """
+    if run_dir is None:
+        raise ValueError("to resume, give run_dir: the directory of the run to go on with.")
+    path = Path(run_dir) / "config.json"
+    try:
+        stored = json.loads(path.read_text())
+        values = {field.name: stored[field.name] for field in dataclasses.fields(Config)}
+        return Config(**{**values, "run_dir": str(run_dir)})
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{run_dir} holds no run: {path} is missing.") from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not the config.json of a run ({type(error).__name__}: {error}).") from None
+
+
+def check_same(config: Config) -> None:
+    """Raises ValueError if the run in config.run_dir has other settings."""
+    stored, now = dataclasses.asdict(stored_config(config.run_dir)), dataclasses.asdict(config)
+    differences = [
+        f"{name} is {stored[name]!r} in the run and {value!r} now"
+        for name, value in now.items()
+        if name != "run_dir" and stored[name] != value
+    ]
+    if differences:
+        raise ValueError(f"cannot resume {config.run_dir} with other settings: {'; '.join(differences)}.")
+
+
+def multiplies_bfloat16() -> bool:
+    """True if this machine has instructions for bfloat16 products: a GPU, AVX512-BF16, AMX, or Arm's BF16."""
+    if tf.config.list_physical_devices("GPU"):
+        return True
+    with contextlib.suppress(OSError):  # there is no such file except on Linux
+        return "bf16" in Path("/proc/cpuinfo").read_text()
+    return False

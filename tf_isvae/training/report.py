@@ -1,0 +1,62 @@
+"""What a finished run leaves behind: the model, the final figures and the pictures."""
+
+from __future__ import annotations
+
+import shutil
+
+from tf_isvae import files, plotting
+from tf_isvae.training.config import Config
+from tf_isvae.training.data import Data
+from tf_isvae.training.recorder import Recorder
+
+
+def metrics(recorder: Recorder) -> dict:
+    """What metrics.json holds: the last row of the history, and the size and length of the run."""
+    last = recorder.history[-1]
+    model = recorder.model
+    return {
+        **{name: value for name, value in last.items() if name != "epoch"},
+        "epochs": last["epoch"],
+        "steps": recorder.step,
+        "parameters": model.encoder.count_params() + model.decoder.count_params(),
+        "seconds": round(recorder.seconds[-1], 3),
+    }
+
+
+def save_model(recorder: Recorder) -> None:
+    """Writes model.keras, on the chief."""
+    if recorder.directory.writable:
+        with files.atomic_write(recorder.directory.path / "model.keras") as path:
+            recorder.model.save(path)
+
+
+def write(recorder: Recorder, config: Config, data: Data) -> None:
+    """Writes model.keras, the history, the figures of some images, and last metrics.json, on the chief.
+
+    Raises OSError if something cannot be written.
+    """
+    directory = recorder.directory
+    if not directory.writable:
+        return
+    try:
+        save_model(recorder)
+        recorder.write_history()
+        _draw(recorder, config, data.first_images(20))
+        files.write_json(directory.path / "metrics.json", metrics(recorder))
+    except OSError as error:
+        raise OSError(
+            f"the trained model cannot be written to {directory.path} ({error.strerror or error}); make room there, "
+            f"then --resume --run-dir {directory.path} goes on from the last checkpoint"
+        ) from None
+    shutil.rmtree(directory.path / "checkpoints", ignore_errors=True)
+
+
+def _draw(recorder: Recorder, config: Config, images) -> None:
+    figures = recorder.directory.path / "figures"
+    figures.mkdir(exist_ok=True)
+    title, model, seed = f"{config.model}, {config.dataset}", recorder.model, config.seed
+    history = {name: [row[name] for row in recorder.history] for name in recorder.history[-1]}
+    plotting.training_curves(history, figures / "training_curves.png", title=title)
+    reconstructions = model.reconstruct(images, seed=seed)
+    plotting.reconstructions(images, reconstructions, figures / "reconstructions.png", title=title)
+    plotting.image_grid(model.generate(100, seed=seed), figures / "prior_samples.png", title=title)

@@ -1,0 +1,168 @@
+"""From a Config to a trained model: the steps of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from tf_isvae import networks, optimizers, zoo
+from tf_isvae.callbacks import GradientVariance, KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss
+from tf_isvae.model import DiscreteVAE
+from tf_isvae.training import checkpoints, report, run_directory
+from tf_isvae.training.config import Config, check_same
+from tf_isvae.training.data import Data
+from tf_isvae.training.recorder import Recorder
+from tf_isvae.training.run_directory import RunDirectory
+from tf_isvae.training.workers import Workers, workers
+
+
+def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
+    """Runs a training, or goes on with one that was stopped.
+
+    Everything that can be refused is refused before the first file is written. Ctrl-C and SIGTERM stop the run after
+    the current step (or the validation under way), with a checkpoint.
+
+    Returns:
+        What metrics.json holds, and the run directory.
+
+    Raises:
+        ValueError, TypeError: bad settings, or resume=True with settings that contradict the run's, or with other data.
+        FileExistsError: the run directory holds another run, or one that has not ended.
+        FileNotFoundError: there is nothing to resume.
+        NonFiniteLoss: the loss became NaN or infinite; model.keras then holds the last good model.
+        Interrupted: stopped by a signal; resume=True goes on from the checkpoint.
+        WorkerLost: another worker ended, or cannot be reached; start all again with resume=True.
+        OSError: the trained model cannot be written; resume=True tries again.
+
+    Example:
+        >>> config = training.Config(dataset="digits", epochs=1, run_dir="runs/example")  # doctest: +SKIP
+        >>> metrics, run_dir = training.train(config)  # doctest: +SKIP
+    """
+    with prepare(config, resume) as run:
+        return run.train(), run.directory.path
+
+
+def prepare(config: Config, resume: bool = False) -> Run:
+    """The first half of `train`: all that can be refused. `Run.train` is the rest; it must be closed, or used by `with`.
+
+    Raises: as `train`, without what happens while it trains.
+    """
+    if not isinstance(config, Config):
+        raise TypeError(f"config is a {type(config).__name__}; it must be a training.Config.")
+    team = workers(config.strategy)
+    directory = _claim_directory(config, resume, team)
+    try:
+        with team.losses_named(directory.path):
+            run = _prepare_in(directory, config, team)
+    except BaseException:
+        directory.release()
+        raise
+    return run
+
+
+def _prepare_in(directory: RunDirectory, config: Config, team: Workers) -> Run:
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = team.strategy  # before any other use of TensorFlow
+    checkpoint = checkpoints.newest(directory.path)
+    start = 0 if checkpoint is None else checkpoint.progress["step"]
+    team.check_agreement({**dataclasses.asdict(config), "run_dir": None}, start)
+    keras.utils.set_random_seed(config.seed)
+    data = Data(config, start, team)
+    with _precision(config.precision), strategy.scope():
+        model = _build(config, data)
+    recorder = Recorder(model, directory, team, data.steps_per_epoch, data.identity)
+    if checkpoint is not None:
+        recorder.restore(checkpoint)
+    elif config.start_at_mean:
+        networks.start_at_mean(model.decoder, team.mean(next(iter(data.train)).numpy()))
+    directory.begin(dataclasses.asdict(config))
+    return Run(config, data, recorder)
+
+
+class Run(contextlib.AbstractContextManager):
+    """A run that is ready to train: model, data and run directory, which is its own until it is closed."""
+
+    def __init__(self, config: Config, data: Data, recorder: Recorder):
+        self.config = config
+        self.data = data
+        self.recorder = recorder
+        self.model = recorder.model
+        self.directory = recorder.directory
+        self.workers = recorder.workers
+
+    def train(self) -> dict:
+        """Trains to the end and writes what a finished run leaves; returns what metrics.json holds."""
+        callbacks = _callbacks(self.config, self.data)
+        verbose = 0 if not self.workers.is_chief else 1 if sys.stdout.isatty() else 2
+        with _precision(self.config.precision), self.workers.losses_named(self.directory.path):
+            try:
+                self.recorder.fit(self.data.train, self.data.test, self.config.epochs, callbacks, verbose=verbose)
+            except NonFiniteLoss:
+                report.save_model(self.recorder)
+                raise
+        report.write(self.recorder, self.config, self.data)
+        return report.metrics(self.recorder)
+
+    def close(self) -> None:
+        """Gives up the run directory."""
+        self.directory.release()
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+
+# --- The steps.
+
+
+def _claim_directory(config: Config, resume: bool, team: Workers) -> RunDirectory:
+    """The run directory: new or empty, or with resume=True that of the same run. Nobody else gets it meanwhile."""
+    if resume:
+        check_same(config)
+        directory = RunDirectory(Path(config.run_dir), team.is_chief).claim(new=False)
+        if directory.is_finished:
+            directory.release()
+            raise ValueError(f"the run in {config.run_dir} is finished; there is nothing to resume.")
+        return directory
+    if config.run_dir is not None:
+        return RunDirectory(Path(config.run_dir), team.is_chief).claim(new=True)
+    if team.count > 1:
+        raise ValueError("run_dir is None; with several workers it must be a directory that all of them share.")
+    return run_directory.claim_numbered(Path("runs"), f"{config.model}_{Path(config.dataset).stem}")
+
+
+def _build(config: Config, data: Data) -> DiscreteVAE:
+    estimator = config.make_estimator()
+    model = zoo.build(config.model, data.image_shape, config.latent_dim, estimator=estimator, seed=config.seed)
+    rate = config.learning_rate
+    if config.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, data.steps_per_epoch * config.epochs)
+    model.compile(optimizer=optimizers.Adam(rate))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _callbacks(config: Config, data: Data) -> list[keras.callbacks.Callback]:
+    callbacks = [StopOnNonFiniteLoss()]
+    if config.kl_epochs:
+        callbacks.append(KLAnnealing(config.kl_start, config.kl_epochs))
+    if config.gradient_variance:
+        callbacks.append(GradientVariance(data.held_out(256)))
+    return callbacks
+
+
+@contextlib.contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    """Layers made inside compute in this precision."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

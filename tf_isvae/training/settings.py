@@ -1,0 +1,137 @@
+"""What a setting of a run accepts, how it is read from text, and how it is written.
+
+A setting is a field of `Config` whose metadata says all there is to know of it; the command line, the checks, the
+command on a model's card and the tests' table of wrong settings are made from that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tf_isvae import checks
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a setting accepts; this one accepts text and paths.
+
+    `check(name, value)` gives the value to keep, or raises ValueError.
+    `read(text)` gives the value that a text on the command line stands for. A text that is none is given back as it
+    is: `check` says what it must be.
+    `write(value)` gives that text.
+    """
+
+    def check(self, name: str, value: Any) -> Any:
+        if not isinstance(value, (str, os.PathLike)):
+            raise ValueError(f"{name} is {value!r}; it must be text or a path.")
+        return os.fspath(value)
+
+    def read(self, text: str) -> Any:
+        return text
+
+    def write(self, value: Any) -> str:
+        return str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Integer(Kind):
+    """An integer of at least `minimum` and less than `below`."""
+
+    minimum: int = 1
+    below: int | None = None
+
+    def check(self, name, value):
+        return checks.integer(name, value, self.minimum, self.below)
+
+    def read(self, text):
+        return _read_as(int, text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Positive(Kind):
+    """A positive number."""
+
+    def check(self, name, value):
+        return checks.positive(name, value)
+
+    def read(self, text):
+        return _read_as(float, text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag(Kind):
+    """True or False."""
+
+    def check(self, name, value):
+        return checks.flag(name, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf(Kind):
+    """One of some values."""
+
+    choices: tuple
+
+    def check(self, name, value):
+        return checks.one_of(name, value, self.choices)
+
+    def read(self, text):
+        return next((choice for choice in self.choices if str(choice) == text), text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size(Kind):
+    """A positive integer, or a pair of them, such as 24x4; if `always_pair`, one integer stands for both."""
+
+    always_pair: bool = False
+
+    def check(self, name, value):
+        size = checks.integer_or_pair(name, value)
+        return (size, size) if self.always_pair and isinstance(size, int) else size
+
+    def write(self, value):
+        return "x".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked(Kind):
+    """Whatever this function of the value accepts; it gives the value to keep."""
+
+    function: Callable[[Any], Any]
+
+    def check(self, name, value):
+        return self.function(value)
+
+
+def setting(default: Any, kind: Kind, help: str, *, of_this_machine: bool = False) -> Any:
+    """A field of `Config`. `of_this_machine`: it says where things lie, and makes no difference to the model."""
+    return dataclasses.field(default=default, metadata={"kind": kind, "help": help, "of_this_machine": of_this_machine})
+
+
+def option(name: str) -> str:
+    """The option of the command line that stands for a setting: "--batch-size" for "batch_size"."""
+    return f"--{name.replace('_', '-')}"
+
+
+def words(fields: Iterable[dataclasses.Field], values: dict[str, Any]) -> list[str]:
+    """The options of a command line that give these values; None and what is of this machine are left out."""
+    found = []
+    for field in fields:
+        value, kind = values.get(field.name), field.metadata["kind"]
+        if value is None or field.metadata["of_this_machine"]:
+            continue
+        if isinstance(kind, Flag):
+            found.append(option(field.name) if value else option(f"no_{field.name}"))
+        else:
+            found += [option(field.name), kind.write(value)]
+    return found
+
+
+def _read_as(kind: type, text: str):
+    try:
+        return kind(text)
+    except ValueError:
+        return text
