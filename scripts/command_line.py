@@ -1,6 +1,6 @@
 """What the scripts share: errors of one line, and exit statuses.
 
-2: bad arguments. 1: the run failed. 130, 143: stopped by Ctrl-C or SIGTERM.
+2: bad arguments. 1: the work failed. 130, 143: stopped by Ctrl-C or SIGTERM.
 """
 
 import argparse
@@ -8,7 +8,9 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 # What the package raises for something it was asked for that it cannot do.
 BAD_ARGUMENTS = (
@@ -20,6 +22,9 @@ BAD_ARGUMENTS = (
     NotADirectoryError,
     PermissionError,
 )
+# What a user can cause without an argument being wrong: no room, no network, no such package, a worker that is lost, a
+# loss that is not finite (callbacks.NonFiniteLoss).
+FAILURES = (OSError, ImportError, MemoryError, FloatingPointError)
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,19 +42,37 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
-def run(parser: Parser, main: Callable[[argparse.Namespace], None]) -> None:
-    """Parses the arguments, calls `main` with them, and exits with the status of the module's text."""
-    arguments = parser.parse_args()
+def run(
+    make_parser: Callable[[], Parser],
+    prepare: Callable[[argparse.Namespace], Any],
+    work: Callable[[Any], None] = lambda prepared: None,
+) -> None:
+    """Runs a script in two parts, and exits with the status of the module's text.
+
+    Args:
+        make_parser: makes the parser of the arguments.
+        prepare: takes the arguments, and opens all that they name. What the package refuses here are bad arguments.
+        work: takes what `prepare` returns, and does the rest. A ValueError or TypeError here is a defect of the
+            program, and is shown as one, with its traceback.
+    """
     try:
+        parser = make_parser()
+        arguments = parser.parse_args()
         with quiet():
             import tf_isvae  # noqa: F401
-        main(arguments)
+        try:
+            prepared = prepare(arguments)
+        except BAD_ARGUMENTS as error:
+            _exit(2, f"error: {_one_line(error)}")
+        work(prepared)
     except KeyboardInterrupt as stop:
-        _exit(parser, 128 + getattr(stop, "signal", signal.SIGINT), str(stop) or "stopped")
-    except BAD_ARGUMENTS as error:
-        _exit(parser, 2, f"error: {_one_line(error)}")
-    except Exception as error:
-        _exit(parser, 1, f"failed: {_one_line(error)}")
+        _exit(128 + getattr(stop, "signal", signal.SIGINT), str(stop) or "stopped")
+    except FAILURES as error:
+        _exit(1, f"failed: {_one_line(error)}")
+    except Exception:
+        sys.stdout.flush()
+        traceback.print_exc()
+        _exit(1, "internal error: this is a defect of the program; please report it, with the lines above")
 
 
 @contextlib.contextmanager
@@ -71,7 +94,7 @@ def _one_line(error: Exception) -> str:
     return text if text else type(error).__name__
 
 
-def _exit(parser: Parser, status: int, message: str) -> None:
+def _exit(status: int, message: str) -> None:
     sys.stdout.flush()
-    print(f"{parser.prog}: {message}", file=sys.stderr)
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
     sys.exit(status)

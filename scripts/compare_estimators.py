@@ -273,4 +273,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(make_parser(), main)
+    command_line.run(make_parser, main)

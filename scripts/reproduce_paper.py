@@ -202,4 +202,4 @@ def stored_results(folder: Path) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    command_line.run(make_parser(), main)
+    command_line.run(make_parser, main)

@@ -13,8 +13,9 @@ import tensorflow as tf
 from helpers import same_run
 from PIL import Image
 
-from tf_isvae import datasets, training, zoo
-from tf_isvae.training import Config
+from tf_isvae import datasets, estimators, training, zoo
+from tf_isvae.training import Config, recorder, workers
+from tf_isvae.training.recorder import Recorder
 
 STEPS = 3  # an epoch: 1,437 digits in batches of 500
 DIGITS = {"image_size": (8, 8), "batch_size": 500}
@@ -38,7 +39,7 @@ def fit_with_sgd(strategy=None):
 
     with (strategy or tf.distribute.get_strategy()).scope():
         model = zoo.build("fc_cvae", (8, 8, 1), 6, seed=1)
-        model.estimator = training.estimators.Enumerated()
+        model.estimator = estimators.Enumerated()
         model.compile(optimizer=keras.optimizers.SGD(1e-3))
         model.optimizer.build(model.trainable_variables)
     batches = strategy.distribute_datasets_from_function(part) if strategy else part()
@@ -48,21 +49,21 @@ def fit_with_sgd(strategy=None):
 
 def fit_and_train(run_dir, worker):
     keras.utils.set_random_seed(1)
-    np.savez(run_dir.parent / f"sgd{worker}.npz", *fit_with_sgd(training._strategy("multi_worker")))
+    np.savez(run_dir.parent / f"sgd{worker}.npz", *fit_with_sgd(workers.for_strategy("multi_worker").strategy))
     train(run_dir, worker)
 
 
 def train(run_dir, worker, resume=False, step=None, number=None):
     """Trains; SIGTERM goes to worker 1 in that step, or SIGKILL to the chief. Each step is followed by a checkpoint."""
-    training.SAVE_AFTER_SECONDS, training.CHECKPOINT_SHARE, training.AGREE_STEPS = -1, 1e9, 1
-    on_train_batch_end = training.Run.on_train_batch_end
+    recorder.SAVE_AFTER_SECONDS, recorder.CHECKPOINT_SHARE, workers.AGREE_STEPS = -1, 1e9, 1
+    on_train_batch_end = Recorder.on_train_batch_end
 
     def and_signal(self, batch, logs=None):
         if self.step == step and worker == (number == signal.SIGTERM):
             os.kill(os.getpid(), number)
         on_train_batch_end(self, batch, logs)
 
-    training.Run.on_train_batch_end = and_signal
+    Recorder.on_train_batch_end = and_signal
     metrics, _ = training.train(config(run_dir), resume=resume)
     print(json.dumps(metrics))
 
@@ -266,9 +267,18 @@ def test_a_bad_tf_config_is_refused(tmp_path, monkeypatch, text, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_place_of_a_worker(monkeypatch):
+def test_which_worker_this_is(monkeypatch):
     cluster = {"worker": ["b:1", "c:1"], "chief": ["a:1"]}
     for job, index, expected in (("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)):
         monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": job, "index": index}}))
-        assert training.place(config("run")) == (expected, 3)
-        assert training.place(config("run", strategy="default")) == (0, 1)
+        team = workers.for_strategy("multi_worker")
+        assert (team.index, team.count, team.is_chief) == (expected, 3, expected == 0)
+        alone = workers.for_strategy("default")
+        assert (alone.index, alone.count, alone.is_chief) == (0, 1, True)
+
+
+def test_several_workers_need_a_directory_that_all_know(monkeypatch):
+    task = {"type": "worker", "index": 0}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1", "b:1"]}, "task": task}))
+    with pytest.raises(ValueError, match="run_dir is None; with several workers it must be a directory"):
+        training.train(Config(dataset="digits", strategy="multi_worker"))

@@ -3,6 +3,7 @@
 FUZZ_MUTATIONS=5000 pytest tests/test_fuzz.py makes that many of each kind; the default is a few of each.
 """
 
+import dataclasses
 import io
 import json
 import os
@@ -15,6 +16,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_isvae import BernoulliLatent, DiscreteVAE, datasets, export, networks, training
+from tf_isvae.training import checkpoints
+from tf_isvae.training.run_directory import RunDirectory
 
 MUTATIONS = int(os.environ.get("FUZZ_MUTATIONS", 0))
 JSON = [None, True, -1, 0, 1e400, "", "\n", [], {}, [[]], 10**400, "a" * 300]
@@ -107,9 +110,10 @@ def valid(tmp_path_factory):
     Image.fromarray(images[0]).save(folder / "a.png")
     Image.fromarray(images.reshape(20, 16)).save(folder / "a.jpg")
     config = training.Config(dataset="digits", image_size=(8, 8), run_dir="a")
-    training._begin_run_dir(folder / "run", config)
+    (folder / "run").mkdir()
+    RunDirectory(folder / "run").begin(dataclasses.asdict(config))
     progress = json.dumps({"step": 3, "history": [], "seconds": [], "elapsed": 1.0})
-    np.savez(folder / "000000000003.npz", progress=progress, **{"model/0": np.ones((3, 2), np.float32)})
+    np.savez(folder / "000000000003.npz", progress=progress, means=np.zeros((1, 6)), **{"model/0": np.ones((3, 2))})
     shape = (2, 2, 1)
     encoder, decoder = networks.dense_encoder(shape, 2, ()), networks.dense_decoder(2, shape, ())
     DiscreteVAE(encoder, BernoulliLatent(2), decoder).save(folder / "model.keras")
@@ -142,7 +146,7 @@ READ = {
     "png": (read_folder, 15),
     "jpeg": (read_folder, 15),
     "config.json": (lambda path: training.stored_config(path.parent), 30),
-    "checkpoint": (lambda path: training.newest_checkpoint(path.parents[1]), 30),
+    "checkpoint": (lambda path: checkpoints.newest(path.parents[1]), 30),
     "keras": (export.load, 15),
     "metadata.json": (lambda path: export.card.check_folder(path.parent), 15),
 }
@@ -200,7 +204,7 @@ def test_json_that_is_nested_too_deeply(tmp_path, text):
 
 @pytest.mark.parametrize(
     "name, value, word",
-    [("learning_rate", 10**400, "positive number"), ("model", [], "no model"), ("recipe", {}, "paper, best")],
+    [("learning_rate", 10**400, "positive number"), ("model", [], "no model"), ("recipe", {}, "best, paper")],
 )
 def test_settings_of_another_kind(valid, tmp_path, name, value, word):
     (tmp_path / "config.json").write_text(json.dumps({**json.loads(valid["config.json"][1]), name: value}))

@@ -172,7 +172,7 @@ def eagerly():
 
 
 @settings(few, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(list(zoo.ARCHITECTURES)), shapes, sizes, st.integers(1, 3))
+@given(st.sampled_from(list(zoo.MODELS)), shapes, sizes, st.integers(1, 3))
 def test_any_model_of_the_zoo_encodes_decodes_and_is_saved(eagerly, name, shape, latent_dim, n):
     model = zoo.build(name, shape, latent_dim, seed=1)
     images = np.random.default_rng(0).uniform(size=(n, *shape)).astype(np.float32)
@@ -196,7 +196,7 @@ def test_any_model_of_the_zoo_encodes_decodes_and_is_saved(eagerly, name, shape,
 def test_settings_of_a_run_are_read_as_they_were_written(data):
     positive = st.one_of(st.none(), st.floats(1e-300, 1e300))
     values = {
-        "model": st.sampled_from(list(zoo.ARCHITECTURES)),
+        "model": st.sampled_from(list(zoo.MODELS)),
         "dataset": st.text(max_size=9),
         "recipe": st.sampled_from(list(training.RECIPES)),
         "latent_dim": st.one_of(st.none(), sizes),

@@ -17,7 +17,9 @@ from helpers import same_run
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from tf_isvae import files, training
-from tf_isvae.training import Config
+from tf_isvae.training import Config, checkpoints, recorder
+from tf_isvae.training.recorder import Recorder
+from tf_isvae.training.run_directory import RunDirectory
 
 STEPS = 15  # an epoch: 1,437 digits in batches of 100
 
@@ -30,7 +32,7 @@ def config(run_dir, **settings):
     return Config(**{**small, **moving, "run_dir": str(run_dir), **settings})
 
 
-def checkpoints(run_dir):
+def saved_steps(run_dir):
     """The steps of the checkpoints, in order."""
     return sorted(int(path.stem) for path in run_dir.glob("checkpoints/[0-9]*.npz"))
 
@@ -58,7 +60,7 @@ def tensorboard_is_the_history(run_dir):
 
 def train(settings, resume):
     """In a process of its own: a checkpoint is due at each step."""
-    training.SAVE_AFTER_SECONDS, training.CHECKPOINT_SHARE = -1, 1e9
+    recorder.SAVE_AFTER_SECONDS, recorder.CHECKPOINT_SHARE = -1, 1e9
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     training.train(settings, resume=resume)
@@ -77,7 +79,7 @@ def kill_and_resume(forks, settings, run_dir, kills):
             else:
                 step = (killed + random.random()) / (kills + 1) * total
                 deadline = time.monotonic() + 200
-                while not [saved for saved in checkpoints(run_dir) if saved >= step]:
+                while not [saved for saved in saved_steps(run_dir) if saved >= step]:
                     assert process.is_alive() and time.monotonic() < deadline
                     time.sleep(0.001)
                 time.sleep(random.uniform(0, 0.02))
@@ -109,12 +111,13 @@ def test_what_a_killed_process_was_writing(tmp_path):
     for name in (f"{half}.json", f"checkpoints/{half}.npz"):
         (tmp_path / "run" / name).write_text("{")
         assert files.is_leftover(tmp_path / name)
-    assert training.newest_checkpoint(tmp_path / "run") is None
-    training._remove_leftovers(tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["checkpoints"]
+    assert checkpoints.newest(tmp_path / "run") is None
+    (tmp_path / "run" / "config.json").write_text("{}")
+    RunDirectory(tmp_path / "run").begin({})
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == ["checkpoints", "config.json"]
     (tmp_path / "run" / "checkpoints").rmdir()
-    (tmp_path / "run" / f"{half}.json").write_text("{")
-    assert training._choose_run_dir(config(tmp_path / "run"), resume=False) == tmp_path / "run"
+    (tmp_path / "run" / "config.json").rename(tmp_path / "run" / f"{half}.json")
+    RunDirectory(tmp_path / "run").claim(new=True).release()
     for name in (".hidden", ".gitignore", f"{half[1:]}.json", ".0123.npz"):
         assert not files.is_leftover(tmp_path / name)
 
@@ -142,21 +145,24 @@ def finished(tmp_path_factory):
 
 def at_the_end_of_epochs(monkeypatch, actions):
     """Does actions[epoch](run) before the end of that epoch is recorded. A checkpoint is due at each epoch."""
-    on_epoch_end = training.Run.on_epoch_end
+    on_epoch_end = Recorder.on_epoch_end
 
     def and_act(self, epoch, logs=None):
         actions.get(epoch + 1, lambda run: None)(self)
         on_epoch_end(self, epoch, logs)
 
-    monkeypatch.setattr(training.Run, "on_epoch_end", and_act)
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(Recorder, "on_epoch_end", and_act)
+    monkeypatch.setattr(recorder, "CHECKPOINT_SHARE", 1e9)
 
 
 def test_a_disk_that_is_full_for_a_while(finished, tmp_path, monkeypatch, file_limit, capsys):
     kept = {}
 
     def room_again(run):
-        kept["steps"], kept["files"] = checkpoints(run.run_dir), list((run.run_dir / "checkpoints").iterdir())
+        kept["steps"], kept["files"] = (
+            saved_steps(run.directory.path),
+            list((run.directory.path / "checkpoints").iterdir()),
+        )
         file_limit(None)
 
     at_the_end_of_epochs(monkeypatch, {3: lambda run: file_limit(100_000), 5: room_again})
@@ -182,7 +188,7 @@ def test_a_disk_that_stays_full(finished, tmp_path, monkeypatch, file_limit):
         f"the trained model cannot be written to {tmp_path / 'run'} (File too large); make room there, then "
         f"--resume --run-dir {tmp_path / 'run'} goes on from the last checkpoint"
     )
-    assert checkpoints(tmp_path / "run") == [2 * STEPS, 3 * STEPS]
+    assert saved_steps(tmp_path / "run") == [2 * STEPS, 3 * STEPS]
     assert not (tmp_path / "run" / "model.keras").exists()
     assert not [path for path in (tmp_path / "run").rglob("*") if files.is_leftover(path)]
     monkeypatch.undo()
@@ -200,7 +206,7 @@ def test_stopped_while_the_disk_is_full(finished, tmp_path, monkeypatch, file_li
     file_limit(None)
     assert "what was done up to the last good checkpoint is kept in" in str(stopped.value)
     assert f"--resume --run-dir {tmp_path / 'run'} goes on" in str(stopped.value)
-    assert checkpoints(tmp_path / "run") == [STEPS, 2 * STEPS]
+    assert saved_steps(tmp_path / "run") == [STEPS, 2 * STEPS]
 
 
 # --- The same twice.

@@ -18,6 +18,8 @@ from PIL import Image
 from tf_isvae import datasets, evaluation, training, zoo
 from tf_isvae.callbacks import NonFiniteLoss
 from tf_isvae.training import Config
+from tf_isvae.training.recorder import Recorder
+from tf_isvae.training.run_directory import RunDirectory, claim_numbered
 
 STEPS = 3  # an epoch: 1,437 digits in batches of 500
 
@@ -31,15 +33,15 @@ def config(run_dir, **settings):
 
 def stop_at(monkeypatch, step, number):
     """Makes a run receive a signal in its `step`-th step; returns a function that undoes it."""
-    on_train_batch_end = training.Run.on_train_batch_end
+    on_train_batch_end = Recorder.on_train_batch_end
 
     def and_stop(self, batch, logs=None):
         if self.step == step:
             signal.raise_signal(number)
         on_train_batch_end(self, batch, logs)
 
-    monkeypatch.setattr(training.Run, "on_train_batch_end", and_stop)
-    return lambda: monkeypatch.setattr(training.Run, "on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(Recorder, "on_train_batch_end", and_stop)
+    return lambda: monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
 
 
 def run_in_two_parts(monkeypatch, settings, step, number, between=lambda: None):
@@ -89,7 +91,7 @@ def test_the_default_is_the_best_recipe(model, estimator):
 
 @pytest.mark.parametrize("instructions, precision", [(True, "mixed_bfloat16"), (False, "float32")])
 def test_the_fastest_precision_depends_on_the_machine(monkeypatch, instructions, precision):
-    monkeypatch.setattr(training, "_multiplies_bfloat16", lambda: instructions)
+    monkeypatch.setattr(training.config, "multiplies_bfloat16", lambda: instructions)
     assert Config(precision="fastest").precision == precision == Config(model="fc_bvae").precision
     assert Config(precision="float32").precision == "float32"
 
@@ -220,8 +222,8 @@ def test_everything_random_is_resumed(tmp_path, monkeypatch):
 
 def test_a_run_without_a_checkpoint_begins_anew(finished, tmp_path):
     settings = config(tmp_path / "run")
-    training._begin_run_dir(tmp_path / "run", settings)
-    (tmp_path / "run" / "checkpoints").mkdir()
+    with training.prepare(settings):
+        (tmp_path / "run" / "checkpoints").mkdir()
     (tmp_path / "run" / "checkpoints" / "000000000003.npz").write_bytes(b"damaged")
     same_run(training.train(settings, resume=True)[1], finished[1])
 
@@ -273,7 +275,8 @@ def test_nothing_to_resume(tmp_path, make):
 
 def test_a_checkpoint_of_another_model_is_refused(stopped, capsys):
     (stopped / "checkpoints").mkdir()
-    np.savez(stopped / "checkpoints" / "000000000003.npz", progress='{"step": 3}', **{"model/0": np.zeros(3)})
+    arrays = {"means": np.zeros((1, 6)), "model/0": np.zeros(3)}
+    np.savez(stopped / "checkpoints" / "000000000003.npz", progress='{"step": 3}', **arrays)
     with pytest.raises(ValueError, match="of another model"):
         training.train(config(stopped), resume=True)
 
@@ -289,14 +292,16 @@ def test_a_run_directory_in_use_is_refused(stopped, new):
     assert contents(stopped) == before
 
 
-def test_an_empty_directory_is_used_and_names_are_numbered(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_an_empty_directory_is_used_and_names_are_numbered(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert training._choose_run_dir(config("empty"), resume=False).name == "empty"
-    for expected in ("fc_bvae_digits", "fc_bvae_digits-2", "fc_bvae_digits-3"):
-        run_dir = training._choose_run_dir(Config(dataset="digits"), resume=False)
-        assert str(run_dir) == f"runs/{expected}"
-        run_dir.mkdir(parents=True)
+    RunDirectory(tmp_path / "empty").claim(new=True).release()
+    assert (tmp_path / "empty").exists(), "it was not made for the run"
+    claimed = [claim_numbered(tmp_path / "runs", "fc_bvae_digits") for _ in range(3)]
+    names = ["fc_bvae_digits", "fc_bvae_digits-2", "fc_bvae_digits-3"]
+    assert [directory.path.name for directory in claimed] == names
+    for directory in reversed(claimed):  # the first made the folder
+        directory.release()
+    assert not (tmp_path / "runs").exists(), "nothing was written"
 
 
 def test_settings_are_frozen():

@@ -24,7 +24,7 @@ NAMES = [*PAPERS, "fc_vae"]
 
 
 def test_the_names_are_the_papers_and_the_conventional_vae():
-    assert list(zoo.ARCHITECTURES) == NAMES
+    assert list(zoo.MODELS) == NAMES
 
 
 def test_the_conventional_vae():

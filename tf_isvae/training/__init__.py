@@ -34,6 +34,7 @@ from tf_isvae.training.config import stored_config as stored_config
 from tf_isvae.training.run import Run as Run
 from tf_isvae.training.run import prepare as prepare
 from tf_isvae.training.run import train as train
+from tf_isvae.training.settings import option as option
 from tf_isvae.training.signals import Interrupted as Interrupted
 from tf_isvae.training.workers import STRATEGIES as STRATEGIES
 from tf_isvae.training.workers import WorkerLost as WorkerLost

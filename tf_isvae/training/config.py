@@ -21,8 +21,7 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 SCHEDULES = ("constant", "cosine")
 RECIPES = {
     recipe: {
-        name: {"estimator": row.estimator(row.latent_dim), **row.recipes[recipe]}
-        for name, row in zoo.MODELS.items()
+        name: {"estimator": row.estimator(row.latent_dim), **row.recipes[recipe]} for name, row in zoo.MODELS.items()
     }
     for recipe in ("best", "paper")
 }

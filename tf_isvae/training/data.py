@@ -28,7 +28,14 @@ class Data:
             self.test = self._load("test", shard=shard)
         except datasets.NoSuchSplit:
             self.test = None
-        self.identity = None
+        splits = ("train",) if self.test is None else ("train", "test")
+        self.identity = {split: self._identity(split) for split in splits}
+
+    def _identity(self, split: str) -> dict:
+        config = self._config
+        return datasets.fingerprint(
+            config.dataset, split, image_size=config.image_size, channels=config.channels, data_dir=config.data_dir
+        )
 
     def _load(self, split: str, **options) -> tf.data.Dataset:
         config = self._config

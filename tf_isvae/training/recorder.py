@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 
 import keras
 
@@ -166,17 +167,7 @@ class Recorder(keras.callbacks.Callback):
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Goes back to a checkpoint. Raises ValueError if it is of another model, or of other data."""
-        stored = checkpoint.progress.get("data")  # absent before version 0.2
-        if None not in (stored, self.data_identity) and stored != self.data_identity:
-            changed = " and ".join(
-                f"{name} {stored.get(name)!r} then and {value!r} now"
-                for name, value in self.data_identity.items()
-                if stored.get(name) != value
-            )
-            raise ValueError(
-                f"the data of the run in {self.directory.path} has changed ({changed}): it cannot be resumed; put the "
-                "data back as it was, or begin a new run."
-            )
+        _check_same_data(checkpoint.progress.get("data"), self.data_identity, self.directory.path)
         checkpoints.restore(self.model, checkpoint, self.directory.path)
         progress = checkpoint.progress
         self.history, self.seconds = progress["history"], progress["seconds"]
@@ -185,3 +176,22 @@ class Recorder(keras.callbacks.Callback):
         # Inside an epoch; Keras sets its running means to 0 when it begins.
         if self.step % self.steps_per_epoch:
             self._restored_means = checkpoint.means
+
+
+def _check_same_data(then: dict | None, now: dict | None, run_dir: Path) -> None:
+    """Raises ValueError if the data is not what it was. Checkpoints of version 0.1 do not say what it was: None."""
+    if then in (None, now) or now is None:
+        return
+
+    def describe(split):
+        return ", ".join(f"{name} {value}" for name, value in (split or {}).items())
+
+    changed = [
+        f"{split}: {describe(then.get(split))}; now {describe(now.get(split))}"
+        for split in sorted({*then, *now})
+        if then.get(split) != now.get(split)
+    ]
+    raise ValueError(
+        f"the data of the run in {run_dir} has changed ({'; '.join(changed)}): it cannot be resumed; put the data back "
+        "as it was, or begin a new run."
+    )

@@ -19,7 +19,7 @@ from tf_isvae.training.config import Config, check_same
 from tf_isvae.training.data import Data
 from tf_isvae.training.recorder import Recorder
 from tf_isvae.training.run_directory import RunDirectory
-from tf_isvae.training.workers import Workers, workers
+from tf_isvae.training.workers import Workers, for_strategy
 
 
 def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
@@ -49,13 +49,13 @@ def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
 
 
 def prepare(config: Config, resume: bool = False) -> Run:
-    """The first half of `train`: all that can be refused. `Run.train` is the rest; it must be closed, or used by `with`.
+    """The first half of `train`: all that can be refused. `Run.train` is the rest. Use it with `with`, or close it.
 
     Raises: as `train`, without what happens while it trains.
     """
     if not isinstance(config, Config):
         raise TypeError(f"config is a {type(config).__name__}; it must be a training.Config.")
-    team = workers(config.strategy)
+    team = for_strategy(config.strategy)
     directory = _claim_directory(config, resume, team)
     try:
         with team.losses_named(directory.path):

@@ -22,7 +22,10 @@ class Kind:
     `read(text)` gives the value that a text on the command line stands for. A text that is none is given back as it
     is: `check` says what it must be.
     `write(value)` gives that text.
+    `is_flag`: it is True or False, and two options, --name and --no-name, stand for it.
     """
+
+    is_flag = False
 
     def check(self, name: str, value: Any) -> Any:
         if not isinstance(value, (str, os.PathLike)):
@@ -64,6 +67,8 @@ class Positive(Kind):
 @dataclasses.dataclass(frozen=True)
 class Flag(Kind):
     """True or False."""
+
+    is_flag = True
 
     def check(self, name, value):
         return checks.flag(name, value)
@@ -123,7 +128,7 @@ def words(fields: Iterable[dataclasses.Field], values: dict[str, Any]) -> list[s
         value, kind = values.get(field.name), field.metadata["kind"]
         if value is None or field.metadata["of_this_machine"]:
             continue
-        if isinstance(kind, Flag):
+        if kind.is_flag:
             found.append(option(field.name) if value else option(f"no_{field.name}"))
         else:
             found += [option(field.name), kind.write(value)]

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first stops a run after its current step, with a checkpoint; a second one stops it at once."""
+"""SIGINT and SIGTERM: the first one stops a run after the current step, with a checkpoint; the second, at once."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class WorkerLost(ConnectionError):
     """Another worker of the run does not answer any more, or never did."""
 
 
-def workers(strategy: str) -> Workers:
+def for_strategy(strategy: str) -> Workers:
     """The workers of a run with this strategy, and which of them this process is.
 
     TensorFlow is not touched until `Workers.strategy` is asked for.
