@@ -15,6 +15,7 @@ import keras
 from tf_isvae import checks, estimators, networks
 from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent, Latent
 from tf_isvae.model import DiscreteVAE, in_precision
+from tf_isvae.posteriors import MAX_ENUMERATED_CODES
 
 
 class Row(NamedTuple):
@@ -44,7 +45,7 @@ def _categorical(latent_dim: int | tuple[int, int]) -> CategoricalLatent:
 
 def _enumerated_if_possible(latent_dim: int | tuple[int, int]) -> str:
     variables, categories = _variables_and_categories(latent_dim)
-    return "Enumerated" if categories**variables <= estimators.Enumerated.MAX_CODES else "LeaveOneOut"
+    return "Enumerated" if categories**variables <= MAX_ENUMERATED_CODES else "LeaveOneOut"
 
 
 def _variables_and_categories(latent_dim: int | tuple[int, int]) -> tuple[int, int]:
@@ -160,8 +161,8 @@ def build(
         image_shape: (H, W, C), any positive integers.
         latent_dim: the number of bits, categories or Gaussians; (24, 4) or "24x4" for 24 Categoricals of 4 categories.
             Default the paper's: 50 bits, 100 categories; or 50 Gaussians.
-        estimator: an object of `tf_isvae.estimators`. Default DisARM() for bits, Enumerated() for categories
-            (LeaveOneOut() beyond 4,096 codes), Reparameterized() for fc_vae.
+        estimator: as `estimators.get` takes it: an object, or text such as "ARMS:4". Default DisARM() for bits,
+            Enumerated() for categories (LeaveOneOut() beyond 4,096 codes), Reparameterized() for fc_vae.
         likelihood, seed: as for DiscreteVAE. (keras.utils.set_random_seed fixes the initial weights.)
 
     Returns:
@@ -182,7 +183,7 @@ def build(
         row.encoder(image_shape, latent.encoder_units),
         latent,
         row.decoder(latent.units, image_shape),
-        estimator=getattr(estimators, row.estimator(latent_dim))() if estimator is None else estimator,
+        estimator=estimators.get(row.estimator(latent_dim) if estimator is None else estimator),
         likelihood=likelihood,
         seed=seed,
         name=name,

@@ -13,11 +13,11 @@ from typing import Any
 import tensorflow as tf
 
 from tf_isvae import estimators, zoo
+from tf_isvae.model import PRECISIONS
 from tf_isvae.training import settings
 from tf_isvae.training.settings import setting
 from tf_isvae.training.workers import STRATEGIES
 
-PRECISIONS = ("float32", "mixed_bfloat16")
 SCHEDULES = ("constant", "cosine")
 RECIPES = {
     recipe: {
@@ -26,13 +26,6 @@ RECIPES = {
     for recipe in ("best", "paper")
 }
 """What a recipe fixes: recipe -> model -> settings. They are written in the rows of `zoo.MODELS`."""
-
-
-def _estimator(value):
-    known = tuple(cls.__name__ for cls in estimators.Estimator.__subclasses__())
-    if value not in known:
-        raise ValueError(f"estimator is {value!r}; it must be one of {', '.join(known)}.")
-    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +57,10 @@ class Config:
         settings.Size(),
         "bits, categories or Gaussians, or VARIABLESxCATEGORIES; default the paper's: 50, or 100 categories",
     )
-    estimator: str | None = setting(
-        None, settings.Checked(_estimator), "of the gradient: a class of tf_isvae.estimators, such as DisARM or ARMS:4"
+    estimator: str | dict | None = setting(
+        None,
+        settings.Estimator(),
+        "of the gradient, as estimators.get takes it: DisARM, ARMS:4, Linearized+DisARM ...",
     )
     epochs: int | None = setting(None, settings.Integer(1), "passes over the training images")
     batch_size: int | None = setting(None, settings.Integer(1), "images in a step, of all devices together")
@@ -150,7 +145,7 @@ class Config:
 
     def make_estimator(self) -> estimators.Estimator:
         """The object that `estimator` stands for."""
-        return getattr(estimators, self.estimator)()
+        return settings.Estimator.make(self.estimator)
 
 
 def read(texts: dict[str, Any]) -> dict[str, Any]:

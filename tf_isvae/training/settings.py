@@ -7,11 +7,14 @@ command on a model's card and the tests' table of wrong settings are made from t
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tf_isvae import checks
+import keras
+
+from tf_isvae import checks, estimators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +102,48 @@ class Size(Kind):
 
     def write(self, value):
         return "x".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimator(Kind):
+    """What `estimators.get` takes: a text, or an object. An object is kept as the text that `get` makes it from.
+
+    One that has no such text, an estimator of one's own, is kept as Keras's serialisation of it, a dict.
+    """
+
+    def check(self, name, value):
+        if isinstance(value, (str, dict)):
+            self.make(value)
+            return value
+        estimator = estimators.get(value)
+        try:
+            return estimators.name_of(estimator)
+        except ValueError:
+            return keras.saving.serialize_keras_object(estimator)
+
+    def read(self, text):
+        if not text.startswith("{"):
+            return text
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    def write(self, value):
+        return json.dumps(value) if isinstance(value, dict) else str(value)
+
+    @staticmethod
+    def make(kept: str | dict) -> estimators.Estimator:
+        """The object that `check` keeps in this form. Raises ValueError if it stands for none."""
+        if isinstance(kept, str):
+            return estimators.get(kept)
+        try:
+            return estimators.get(keras.saving.deserialize_keras_object(kept))
+        except Exception as error:  # a config may be wrong anywhere
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"estimator is {str(kept)[:100]}; it must be the serialised form of an estimator ({reason})."
+            ) from None
 
 
 @dataclasses.dataclass(frozen=True)
