@@ -412,6 +412,16 @@ _BY_NAME = {
 _LINEARIZED = "Linearized+"
 
 
+def names() -> list[str]:
+    """The names that `get` takes, without counts.
+
+    Example:
+        >>> names()[:4]
+        ['ImportanceSampling', 'LeaveOneOut', 'DisARM', 'ARMS']
+    """
+    return list(_BY_NAME)
+
+
 def get(estimator: str | Estimator) -> Estimator:
     """The estimator that a text names; an estimator itself is returned as it is.
 
