@@ -205,6 +205,41 @@ def test_logits_of_any_size(tmp_path):
     np.testing.assert_allclose(found["log_likelihood"], log_likelihood, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "latent, eta",
+    [
+        (CategoricalLatent(2), [500, 0]),
+        (CategoricalLatent(2), [400, 500]),
+        (CategoricalLatent(2), [-500, -90]),
+        (CategoricalLatent(2, variables=2), [-500, -500, 70, 61]),
+        (CategoricalLatent(3, variables=2), [500, 1e4, -1e4, -3e5, 3e5, 0]),
+        (BernoulliLatent(3), [500, -1e5, 0.5]),
+        (GaussianLatent(2), [0, 3, 500, -500]),
+    ],
+    ids=lambda value: str(value) if isinstance(value, list) else value.name,
+)
+def test_the_kl_of_extreme_logits_of_every_kind(latent, eta, tmp_path):
+    """An encoder that gives the same eta for every image: the KL in closed form, float64."""
+    model = tiny(latent)
+    kernel, bias = model.encoder.layers[-1].get_weights()
+    model.encoder.layers[-1].set_weights([0 * kernel, np.array(eta, np.float32)])
+    eta = np.array(eta, np.float64)
+    if isinstance(latent, GaussianLatent):
+        mean, scale = eta[:2], np.logaddexp(0, eta[2:]) + 1e-6
+        expected = (0.5 * (scale**2 + mean**2 - 1) - np.log(scale)).sum()
+    elif isinstance(latent, BernoulliLatent):
+        q = scipy.special.expit(eta)
+        expected = (np.log(2) - scipy.special.entr(q) - scipy.special.entr(1 - q)).sum()
+    else:
+        q = scipy.special.softmax(eta.reshape(latent.num_variables, -1), axis=1)
+        expected = (np.log(latent.categories) - scipy.special.entr(q).sum(axis=1)).sum()
+    interpreter = Interpreter(model_path=str(export.litert(model, tmp_path / "m.tflite")))
+    rng = np.random.default_rng(0)
+    noise = rng.uniform(0.01, 0.99, (5, latent.units)).astype(np.float32)
+    found = run(interpreter, "score", images=rng.random((5, *model.image_shape), np.float32), noise=noise)
+    np.testing.assert_allclose(found["kl"], np.full(5, expected), rtol=1e-5, atol=1e-5)
+
+
 def test_a_model_in_bfloat16(images, tmp_path):
     """LiteRT computes in float32 with the same weights: bits differ where a logit is about 0."""
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -210,8 +210,10 @@ class GaussianLatent(Latent):
 
     def posterior(self, logits):
         mean, raw_scale = tf.split(tf.cast(logits, tf.float32), 2, axis=-1)
+        # From 30 on, softplus is the identity in float32; LiteRT's is infinite from 89 on.
+        scale = tf.where(raw_scale < 60, tf.nn.softplus(tf.minimum(raw_scale, 60)), raw_scale)
         # The floor keeps ln(scale), and with it the KL, finite for any raw_scale.
-        return posteriors.Gaussian(mean, tf.nn.softplus(raw_scale) + 1e-6)
+        return posteriors.Gaussian(mean, scale + 1e-6)
 
     def prior(self):
         return posteriors.Gaussian(tf.zeros((1, self.units)), tf.ones((1, self.units)))
