@@ -3,6 +3,7 @@
 import importlib
 import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -63,6 +64,25 @@ def offline(monkeypatch):
     for scheme in ("http", "https", "all"):
         monkeypatch.delenv(f"{scheme}_proxy", raising=False)
         monkeypatch.delenv(f"{scheme}_proxy".upper(), raising=False)
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path, capfd):
+    """Runs a script in this process, in an empty directory: (exit status, standard output, standard error)."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capfd.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

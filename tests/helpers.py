@@ -1,5 +1,6 @@
 """Functions that several test files use; fixtures are in conftest.py."""
 
+import contextlib
 import importlib
 import os
 import signal
@@ -28,6 +29,25 @@ def same_run(one, other):
     weights = [model.get_weights() + [v.numpy() for v in model.optimizer.variables] for model in models]
     for a, b in zip(*weights, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def one_line(text, *parts):
+    """A text for users, or the message of an error, is one line with these parts and nothing of the program's own."""
+    text = str(getattr(text, "value", text)).removesuffix("\n")
+    assert text and "\n" not in text and len(text) < 700 and "Traceback" not in text and "user code" not in text, text
+    for part in parts:
+        assert str(part) in text, text
+
+
+@contextlib.contextmanager
+def precision(policy):
+    """What is built inside computes in this precision."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def call_program(connection, program, arguments, devices):

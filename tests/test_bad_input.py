@@ -1,8 +1,6 @@
 """Wrong calls of everything public: one line with what was given and what is accepted, and no file written."""
 
 import dataclasses
-import runpy
-import sys
 import types
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import ROOT
+from helpers import one_line
 from PIL import Image
 
 from tf_isvae import (
@@ -74,12 +72,6 @@ def shared(tmp_path_factory):
 
 def contents(*folders):
     return {path: path.stat().st_mtime_ns for folder in folders for path in Path(folder).rglob("*")}
-
-
-def one_line(text, *words):
-    assert "\n" not in text and "Traceback" not in text and "user code" not in text and len(text) < 600, text
-    for word in words:
-        assert str(word) in text, text
 
 
 def frozen(model, function):
@@ -749,22 +741,6 @@ COMMANDS = [
     (f"{EXPORT} --to FILES/project", "README.md", "choose another folder"),
     (f"{EXPORT} --format onnx", "unrecognized arguments: --format onnx", "--help"),
 ]
-
-
-@pytest.fixture
-def script(monkeypatch, tmp_path, capfd):
-    """Runs a script in this process, in an empty directory: (exit status, standard output, standard error)."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    monkeypatch.chdir(tmp_path)
-
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
-        return stop.value.code, *capfd.readouterr()
-
-    return run
 
 
 @pytest.mark.parametrize("command, given, accepted", COMMANDS, ids=[command for command, *_ in COMMANDS])

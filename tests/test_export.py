@@ -4,8 +4,6 @@ import hashlib
 import importlib.util
 import json
 import pickle
-import runpy
-import sys
 import zipfile
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import tensorflow as tf
-from helpers import ROOT
+from helpers import ROOT, one_line, precision
 
 from tf_isvae import (
     BernoulliLatent,
@@ -64,11 +62,8 @@ def dense(latent, shape=(4, 3, 2), **kwargs):
 
 
 def build_bfloat16():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with precision("mixed_bfloat16"):
         return dense(BernoulliLatent(6))
-    finally:
-        keras.config.set_dtype_policy("float32")
 
 
 MODELS = {
@@ -417,13 +412,6 @@ def rewrite(source, target, **members):
     return target
 
 
-def one_line(error, *words):
-    text = str(error.value)
-    assert "\n" not in text and len(text) < 700
-    for word in words:
-        assert word in text, text
-
-
 def test_a_run_and_a_file_give_the_same_model(run_dir):
     images = np.random.default_rng(0).random((5, 8, 8, 1), np.float32)
     one, other = export.load(run_dir), export.load(str(run_dir / "model.keras"))
@@ -526,32 +514,13 @@ def test_other_kinds(run_dir, tmp_path):
 # --- The script.
 
 
-@pytest.fixture
-def script(monkeypatch, tmp_path, capfd):
-    """Runs export.py in this process, in an empty directory: (exit status, standard output, standard error)."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["export.py", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            runpy.run_path(str(ROOT / "scripts" / "export.py"), run_name="__main__")
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capfd.readouterr()
-
-    return run
-
-
 def test_the_script(script, run_dir, tmp_path):
-    status, output, errors = script(run_dir)
+    status, output, errors = script("export.py", run_dir)
     folder = tmp_path / "exported_models" / "a run"
     assert (status, errors) == (0, "")
     names = [str(path.relative_to(tmp_path)) for path in (folder / "1", folder / "README.md", folder / "metadata.json")]
     assert output.splitlines() == names
-    again = script(run_dir / "model.keras", "--to", folder.relative_to(tmp_path))
+    again = script("export.py", run_dir / "model.keras", "--to", folder.relative_to(tmp_path))
     assert again == (0, output.replace("/1", "/2"), "")
     assert tf.saved_model.load(str(folder / "2")).signatures["encode"] is not None
 
@@ -559,7 +528,7 @@ def test_the_script(script, run_dir, tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("ai_edge_litert") is None, reason="ai-edge-litert is not installed")
 def test_the_script_with_litert(script, run_dir, tmp_path):
     arguments = [run_dir / "model.keras", "--to", "out", "--litert", "float32", "int8", "--calibration", "digits"]
-    status, output, errors = script(*arguments)
+    status, output, errors = script("export.py", *arguments)
     assert (status, errors) == (0, "")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "1",

@@ -7,11 +7,10 @@ import runpy
 import sys
 import zipfile
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import ROOT, tfds_has
+from helpers import ROOT, precision, tfds_has
 
 from tf_isvae import evaluation, export, training, zoo
 
@@ -142,12 +141,8 @@ def test_rounded_weights(one, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float64"])
 def test_the_card_names_the_weights_type(policy):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
+    with precision(policy):
         model = zoo.build("fc_cvae", (3, 3, 1), 5)
-    finally:
-        keras.config.set_dtype_policy(before)
     assert export.card._weights(model) == {"mixed_bfloat16": "float32"}.get(policy, policy)
 
 

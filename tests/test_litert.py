@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.special
 import tensorflow as tf
-from helpers import tfds_has
+from helpers import precision, tfds_has
 
 from tf_isvae import (
     BernoulliLatent,
@@ -242,11 +242,8 @@ def test_the_kl_of_extreme_logits_of_every_kind(latent, eta, tmp_path):
 
 def test_a_model_in_bfloat16(images, tmp_path):
     """LiteRT computes in float32 with the same weights: bits differ where a logit is about 0."""
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with precision("mixed_bfloat16"):
         model = zoo.build("cnn_bvae", images[1].shape[1:], 8)
-    finally:
-        keras.config.set_dtype_policy("float32")
     interpreter = Interpreter(model_path=str(export.litert(model, tmp_path / "m.tflite")))
     found = run(interpreter, "encode", images=images[1][:200])
     eta = np.asarray(model.encoder(images[1][:200]), np.float32)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import one_line, precision
 
 import tf_isvae.model
 from tf_isvae import (
@@ -70,12 +71,6 @@ def random_images(n=6, seed=0):
 
 def fit(model, images, **kwargs):
     return model.fit(images, **{"verbose": 0, "batch_size": 4, **kwargs}).history
-
-
-def one_line(error, *parts):
-    message = str(error.value)
-    assert "\n" not in message, message
-    assert all(str(part) in message for part in parts), message
 
 
 # --- the model in float64 NumPy -------------------------------------------------------------------------------------
@@ -569,12 +564,8 @@ def test_mixed_precision(name):
     Not on smaller images: oneDNN leaves the weights of a strided bfloat16 convolution that meet only the padding
     of a 1x1 grid with arbitrary gradients.
     """
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with precision("mixed_bfloat16"):
         model = zoo.build(name, (16, 16, 1), 4, seed=0)
-    finally:
-        keras.config.set_dtype_policy(before)
     assert all(v.dtype == "float32" for v in model.trainable_variables)
     assert model.encoder(np.zeros((1, 16, 16, 1), np.float32)).dtype == tf.bfloat16
     images = np.random.default_rng(0).uniform(size=(12, 16, 16, 1)).astype(np.float32)
@@ -692,12 +683,8 @@ def test_round_trip_of_all_parts(tmp_path, latent, options):
 
 
 def test_mixed_precision_survives_saving(tmp_path):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with precision("mixed_bfloat16"):
         model = build()
-    finally:
-        keras.config.set_dtype_policy(before)
     model.save(tmp_path / "m.keras")
     copy = keras.models.load_model(tmp_path / "m.keras")
     assert copy.dtype_policy.name == copy.encoder.layers[-1].dtype_policy.name == "mixed_bfloat16"
@@ -724,12 +711,8 @@ def test_in_precision():
         encoder = keras.Sequential([keras.Input(SHAPE), flat, inner])
         return encoder, BernoulliLatent(3, dtype=dtype), networks.dense_decoder(3, SHAPE, (6,))
 
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with precision("mixed_bfloat16"):
         trained = DiscreteVAE(*networks_of(None), seed=7, estimator=estimators.DisARM(3))
-    finally:
-        keras.config.set_dtype_policy(before)
     trained.kl_weight.assign(2.5)
     trained.generate(1)
     model = in_precision(trained, "float32")

@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from helpers import precision
 from keras import layers
 
 from tf_isvae import networks
@@ -130,14 +131,10 @@ def test_plain_keras_round_trip(name, tmp_path):
 @pytest.mark.parametrize("build", [networks.conv_encoder, lambda shape, units: networks.conv_decoder(units, shape)])
 def test_small_convolutions_in_bfloat16_are_refused(build):
     """Their gradients on a 1x1 grid hold uninitialised memory (oneDNN), which no test could catch reliably."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with precision("mixed_bfloat16"):
         with pytest.raises(ValueError, match="float32") as error:
             build((8, 8, 1), 3)
         build((9, 8, 1), 3)
-    finally:
-        keras.config.set_dtype_policy(before)
     assert "8x8" in str(error.value) and "\n" not in str(error.value)
 
 

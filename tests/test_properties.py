@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import one_line
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -54,11 +55,6 @@ arrays = hnp.arrays(
     ),
     hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=3),
 )  # fmt: skip
-
-
-def one_line(error):
-    text = str(error)
-    assert text and "\n" not in text and len(text) < 600, text
 
 
 @many

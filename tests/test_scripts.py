@@ -2,11 +2,11 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import random
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -15,7 +15,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, one_line
 from PIL import Image
 
 from tf_isvae import training
@@ -26,43 +26,20 @@ DIGITS = ["--dataset", "digits", "--image-size", "8", "--latent-dim", "6", "--ba
 
 
 @pytest.fixture
-def script(monkeypatch, tmp_path, capfd):
-    """Runs train.py in this process, in an empty directory: (exit status, standard output, standard error)."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capfd.readouterr()
-
-    return run
-
-
-def one_line(text, *words):
-    assert text.count("\n") == 1 and text.endswith("\n") and "Traceback" not in text, text
-    for word in words:
-        assert word in text, text
+def train(script):
+    return functools.partial(script, "train.py")
 
 
 # --- Whole runs, each in a process of its own.
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, fresh_python):
     """The completed process, and the run directory."""
     run_dir = tmp_path_factory.mktemp("runs") / "finished"
-    command = [sys.executable, SCRIPT, *DIGITS, "--epochs", EPOCHS, "--run-dir", run_dir]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     # Without the setting of the tests: the script itself keeps TensorFlow quiet.
-    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
-    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
-    return done, run_dir
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": None}
+    return fresh_python(SCRIPT, *DIGITS, "--epochs", EPOCHS, "--run-dir", run_dir, environment=quiet), run_dir
 
 
 def test_a_run(finished):
@@ -92,7 +69,7 @@ def test_the_table_shows_the_metrics(finished):
 @pytest.mark.parametrize(
     "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=lambda x: str(int(x))
 )
-def test_stopped_and_resumed(finished, tmp_path, script, number, status):
+def test_stopped_and_resumed(finished, tmp_path, train, number, status):
     """At a random moment after the first checkpoint; what is resumed ends as the uninterrupted run did."""
     run_dir = tmp_path / "run"
     command = [sys.executable, SCRIPT, *DIGITS, "--epochs", EPOCHS, "--run-dir", run_dir]
@@ -116,7 +93,7 @@ def test_stopped_and_resumed(finished, tmp_path, script, number, status):
     assert not (run_dir / "metrics.json").exists(), "the run was over before the signal: the test shows nothing"
     if number == signal.SIGTERM:
         return  # resumed as after SIGINT, which takes a while
-    status, output, errors = script("--resume", "--run-dir", run_dir)
+    status, output, errors = train("--resume", "--run-dir", run_dir)
     assert (status, errors) == (0, "")
     assert (run_dir / "history.csv").read_bytes() == (finished[1] / "history.csv").read_bytes()
     one, other = (keras.models.load_model(folder / "model.keras").get_weights() for folder in (run_dir, finished[1]))
@@ -126,7 +103,7 @@ def test_stopped_and_resumed(finished, tmp_path, script, number, status):
 # --- Runs in this process.
 
 
-def test_a_folder_of_images(script, tmp_path):
+def test_a_folder_of_images(train, tmp_path):
     """End to end: colour images of different sizes, no test split."""
     rng = np.random.default_rng(0)
     for i in range(40):
@@ -135,7 +112,7 @@ def test_a_folder_of_images(script, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     arguments = ["--dataset", "photos", "--image-size", "8x6", "--channels", 1, "--binarize", "dynamic"]
-    status, output, errors = script(*arguments, "--batch-size", 16, "--epochs", 1, "--latent-dim", 3)
+    status, output, errors = train(*arguments, "--batch-size", 16, "--epochs", 1, "--latent-dim", 3)
     assert (status, errors) == (0, "")
     assert "after 1 epochs, train images" in output
     run_dir = tmp_path / "runs" / "fc_bvae_photos"
@@ -148,10 +125,10 @@ def test_a_folder_of_images(script, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--estimator", "LeaveOneOut"]], ids=["default", "changed"])
-def test_the_best_recipe(script, tmp_path, arguments):
+def test_the_best_recipe(train, tmp_path, arguments):
     """What a recipe sets holds unless an option says otherwise, also where another recipe is the default."""
     settings = [*DIGITS, "--epochs", 1, "--model", "fc_cvae", "--recipe", "best", "--run-dir", tmp_path / "run"]
-    status, _, errors = script(*settings, *arguments)
+    status, _, errors = train(*settings, *arguments)
     assert status == 0, errors
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     expected = {**training.RECIPES["best"]["fc_cvae"], "epochs": 1, "batch_size": 300}
@@ -160,21 +137,21 @@ def test_the_best_recipe(script, tmp_path, arguments):
     assert {name: stored[name] for name in expected} == expected
 
 
-def test_an_enormous_learning_rate(script, tmp_path):
-    status, _, errors = script(*DIGITS, "--epochs", 2, "--learning-rate", "1e30")
+def test_an_enormous_learning_rate(train, tmp_path):
+    status, _, errors = train(*DIGITS, "--epochs", 2, "--learning-rate", "1e30")
     assert status == 1
     one_line(errors, "train.py: failed: the loss became", "in epoch", "step", "learning rate")
     assert (tmp_path / "runs" / "fc_bvae_digits" / "model.keras").exists()
 
 
-def test_a_data_set_that_cannot_be_downloaded(script, tmp_path, offline):
-    status, output, errors = script("--dataset", "mnist", "--data-dir", tmp_path / "tfds")
+def test_a_data_set_that_cannot_be_downloaded(train, tmp_path, offline):
+    status, output, errors = train("--dataset", "mnist", "--data-dir", tmp_path / "tfds")
     assert (status, output) == (1, "")
     one_line(errors, "train.py: failed: mnist is not in", "must be downloaded", "TFDS_DATA_DIR")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_directory_in_use(finished, script):
+def test_a_run_directory_in_use(finished, train):
     run_dir = finished[1]
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
     for arguments, word in (
@@ -182,14 +159,14 @@ def test_a_run_directory_in_use(finished, script):
         (["--resume"], "is finished"),
         (["--resume", "--seed", 4, "--epochs", 9], f"epochs is {EPOCHS} in the run and 9 now; seed is 3 in the run"),
     ):
-        status, output, errors = script(*arguments, "--run-dir", run_dir)
+        status, output, errors = train(*arguments, "--run-dir", run_dir)
         assert (status, output) == (2, "")
         one_line(errors, "train.py: error: ", word)
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
 
 
-def test_help_lists_every_option(script):
-    status, output, errors = script("--help")
+def test_help_lists_every_option(train):
+    status, output, errors = train("--help")
     assert (status, errors) == (0, "")
     listed = set(re.findall(r"^  --([a-z-]+) ", output, re.MULTILINE))
     assert {"model", "dataset", "epochs", "batch-size", "learning-rate", "seed", "run-dir", "resume"} <= listed
