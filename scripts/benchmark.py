@@ -225,8 +225,8 @@ def benchmark_formats(name: str, images, folder: Path) -> tuple[list[str], list[
     return saved_rows, litert_rows
 
 
-def check(arguments: argparse.Namespace) -> None:
-    """Raises ValueError if an argument is not accepted."""
+def prepare(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments. Raises ValueError if one of them is not accepted."""
     from tf_isvae import checks, zoo
 
     for name in arguments.models:
@@ -237,12 +237,12 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--batch-size is {arguments.batch_size}; it must be at most {IMAGES}, the images of an epoch."
         )
+    return arguments
 
 
-def main(arguments: argparse.Namespace) -> None:
-    check(arguments)
+def measure(arguments: argparse.Namespace) -> None:
     (benchmark_export if arguments.export else benchmark_training)(arguments)
 
 
 if __name__ == "__main__":
-    command_line.run(make_parser, main)
+    command_line.run(make_parser, prepare, measure)

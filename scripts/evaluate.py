@@ -25,24 +25,32 @@ def make_parser() -> command_line.Parser:
     return parser
 
 
-def main(arguments: argparse.Namespace) -> None:
-    from tf_isvae import evaluation, export, files
+def prepare(arguments: argparse.Namespace) -> tuple:
+    """The model, the images to evaluate it on, and the file to write to, or None."""
+    from tf_isvae import evaluation, export
 
-    if hasattr(arguments, "to") and not Path(arguments.to).resolve().parent.is_dir():
-        raise FileNotFoundError(f"--to {arguments.to} is in no folder that exists; make it first, or choose another.")
+    to = getattr(arguments, "to", None)
+    if to and not Path(to).resolve().parent.is_dir():
+        raise FileNotFoundError(f"--to is {to}; it must lie in a folder that exists: make it, or choose another.")
     source = export.load(arguments.source)
     config = source.config or {}
     dataset = getattr(arguments, "dataset", config.get("dataset"))
     if dataset is None:
         raise ValueError("a .keras file does not say on which data to evaluate it: name a data set with --dataset.")
     data_dir = getattr(arguments, "data_dir", config.get("data_dir"))
-    data = evaluation.data_for(source.model, dataset, data_dir, config.get("binarize"))
-    figures = evaluation.evaluate(source.model, **data)
+    return source.model, evaluation.data_for(source.model, dataset, data_dir, config.get("binarize")), to
+
+
+def evaluate(prepared: tuple) -> None:
+    from tf_isvae import evaluation, files
+
+    model, data, to = prepared
+    figures = evaluation.evaluate(model, **data)
     for name, value in figures.items():
         print(f"{name:28}{value:>22.6g}" if isinstance(value, float) else f"{name:28}{value:>22}")
-    if hasattr(arguments, "to"):
-        files.write_json(arguments.to, figures)
+    if to:
+        files.write_json(to, figures)
 
 
 if __name__ == "__main__":
-    command_line.run(make_parser, main)
+    command_line.run(make_parser, prepare, evaluate)

@@ -60,40 +60,50 @@ def make_parser() -> command_line.Parser:
     return parser
 
 
-def main(arguments: argparse.Namespace) -> None:
+def prepare(arguments: argparse.Namespace) -> tuple[argparse.Namespace, dict[str, tuple]]:
+    """The settings of the runs that begin or go on, by name, beside the arguments; refuses runs of something else."""
     unknown = [name for name in arguments.names if name not in EXPERIMENTS]
     if unknown:
         raise ValueError(f"experiment is {', '.join(unknown)}; it must be one of {', '.join(EXPERIMENTS)}.")
-    for name in arguments.names or EXPERIMENTS:
-        if not arguments.report_only:
-            train(name, arguments)
-        if (arguments.runs_dir / name / "metrics.json").exists():
+    arguments.names = arguments.names or list(EXPERIMENTS)
+    return arguments, {name: settings(name, arguments) for name in arguments.names}
+
+
+def settings(name: str, arguments: argparse.Namespace) -> tuple | None:
+    """What training.train takes to begin a run, or to go on with it; None if it is finished, or only reported."""
+    from tf_isvae import training
+
+    run_dir = arguments.runs_dir / name
+    resume = (run_dir / "config.json").exists()
+    if resume:
+        config = training.stored_config(run_dir)
+        check_settings(name, vars(config), run_dir)
+    else:
+        epochs = {} if arguments.epochs is None else {"epochs": arguments.epochs}
+        given = {**EXPERIMENTS[name], **epochs, "run_dir": str(run_dir), "data_dir": arguments.data_dir}
+        config = training.Config(**given, gradient_variance=True)
+    return None if arguments.report_only or is_finished(run_dir) else (config, resume)
+
+
+def is_finished(run_dir: Path) -> bool:
+    return (run_dir / "metrics.json").exists()
+
+
+def work(prepared: tuple[argparse.Namespace, dict[str, tuple]]) -> None:
+    from tf_isvae import training
+
+    arguments, runs = prepared
+    for name, run in runs.items():
+        run_dir = arguments.runs_dir / name
+        if run:
+            config, resume = run
+            print(f"\n{name}: {config.epochs} epochs in {run_dir}{', going on' if resume else ''}", flush=True)
+            training.train(config, resume)
+        if is_finished(run_dir):
             collect(name, arguments)
             report(arguments.to)
     report(arguments.to)
     print(f"\nwritten: {arguments.to / 'results.md'}, results/ and figures/ beside it")
-
-
-# --- A run, and what it leaves in <to>/results/ and <to>/figures/.
-
-
-def train(name: str, arguments: argparse.Namespace) -> None:
-    """Begins the run, goes on with it, or leaves it as it is if it is finished."""
-    from tf_isvae import training
-
-    run_dir = arguments.runs_dir / name
-    if (run_dir / "metrics.json").exists():
-        return
-    resume = (run_dir / "config.json").exists()
-    if resume:
-        config = training.stored_config(str(run_dir))
-        check_settings(name, vars(config), run_dir)
-    else:
-        epochs = {} if arguments.epochs is None else {"epochs": arguments.epochs}
-        settings = {**EXPERIMENTS[name], **epochs, "run_dir": str(run_dir), "data_dir": arguments.data_dir}
-        config = training.Config(**settings, gradient_variance=True)
-    print(f"\n{name}: {config.epochs} epochs in {run_dir}{', going on' if resume else ''}", flush=True)
-    training.train(config, resume)
 
 
 def check_settings(name: str, config: dict, run_dir: Path) -> None:
@@ -107,13 +117,15 @@ def check_settings(name: str, config: dict, run_dir: Path) -> None:
         raise ValueError(f"{run_dir} holds another run than {name}: {'; '.join(wrong)}. Choose another --runs-dir.")
 
 
+# --- What a finished run leaves in <to>/results/ and <to>/figures/.
+
+
 def collect(name: str, arguments: argparse.Namespace) -> None:
     """Copies what the report needs of a finished run; evaluates it first if that was not done yet."""
     from tf_isvae import evaluation, export, files, training
 
     run_dir = arguments.runs_dir / name
     source = export.load(run_dir)
-    check_settings(name, vars(training.stored_config(str(run_dir))), run_dir)
     data = source.config["dataset"], arguments.data_dir or source.config["data_dir"], source.config["binarize"]
     evaluated = run_dir / "evaluation.json"
     if not evaluated.exists():
@@ -202,4 +214,4 @@ def stored_results(folder: Path) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    command_line.run(make_parser, main)
+    command_line.run(make_parser, prepare, work)

@@ -724,7 +724,7 @@ COMMANDS = [
     ("benchmark.py stray", "unrecognized arguments: stray", "--help"),
     (
         "evaluate.py FILES/model.keras --dataset digits --to no/folder/e.json",
-        "no/folder/e.json is in no folder",
+        "--to is no/folder/e.json",
         "choose another",
     ),
     ("export.py", "required: source", "--help"),

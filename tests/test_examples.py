@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import pkgutil
+import textwrap
 import warnings
 
 import pytest
@@ -12,10 +13,14 @@ import tf_isvae
 MODULES = [tf_isvae] + [
     importlib.import_module(module.name) for module in pkgutil.walk_packages(tf_isvae.__path__, "tf_isvae.")
 ]
+# The imports with which every example begins, as the package's docstring says.
+IMPORTS = textwrap.dedent(tf_isvae.__doc__.partition("begin with\n")[2])
+NAMES = {}
+exec(IMPORTS, NAMES)
 EXAMPLES = {
     test.name: test
     for module in MODULES
-    for test in doctest.DocTestFinder().find(module, module.__name__)
+    for test in doctest.DocTestFinder().find(module, module.__name__, extraglobs=NAMES)
     if test.examples
 }
 

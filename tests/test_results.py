@@ -32,6 +32,10 @@ def pages(script):
     return importlib.import_module("paper_report")
 
 
+def run(script, arguments):
+    script.work(script.prepare(arguments))
+
+
 def links(text):
     return re.findall(r"\]\(([^)]+)\)", text)
 
@@ -103,9 +107,9 @@ def reproduced(script, tmp_path_factory):
 
         patch.setattr(files, "write_csv", stop_once)
         with pytest.raises(training.Interrupted):
-            script.main(arguments)
+            run(script, arguments)
         assert not (folder / "docs" / "results.md").exists()
-        script.main(Namespace(**{**vars(arguments), "epochs": 3}))
+        run(script, Namespace(**{**vars(arguments), "epochs": 3}))
         yield script, arguments
 
 
@@ -170,9 +174,9 @@ def test_a_finished_run_is_used_as_it_is(reproduced, monkeypatch):
     script, arguments = reproduced
     before = {path: path.read_bytes() for path in arguments.to.rglob("*") if path.is_file()}
     monkeypatch.setattr(training, "train", None)  # nothing is trained
-    script.main(arguments)
+    run(script, arguments)
     given = ["--report-only", "--runs-dir", str(arguments.runs_dir), "--to", str(arguments.to)]
-    script.main(script.make_parser().parse_args(given))  # no name: all
+    run(script, script.make_parser().parse_args(given))  # no name: all
     assert {path: path.read_bytes() for path in arguments.to.rglob("*") if path.is_file()} == before
 
 
@@ -180,9 +184,9 @@ def test_other_runs_are_refused(reproduced, tmp_path):
     script, arguments = reproduced
     (tmp_path / "fc_cvae_paper").symlink_to(arguments.runs_dir / "fc_bvae_paper")
     with pytest.raises(ValueError, match="holds another run than fc_cvae_paper: model is 'fc_bvae', not 'fc_cvae'"):
-        script.main(Namespace(**{**vars(arguments), "runs_dir": tmp_path, "names": ["fc_cvae_paper"]}))
+        run(script, Namespace(**{**vars(arguments), "runs_dir": tmp_path, "names": ["fc_cvae_paper"]}))
     with pytest.raises(ValueError, match="experiment is fc_bave; it must be one of fc_bvae_paper"):
-        script.main(Namespace(**{**vars(arguments), "names": ["fc_bave"]}))
+        run(script, Namespace(**{**vars(arguments), "names": ["fc_bave"]}))
 
 
 @pytest.mark.parametrize("n, units", [(1, 1), (3, 7), (10, 50)])

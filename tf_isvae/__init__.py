@@ -1,4 +1,14 @@
-"""Variational auto encoders with binary and categorical latents, for TensorFlow and Keras 3."""
+"""Variational auto encoders with binary and categorical latents, for TensorFlow and Keras 3.
+
+The examples of the reference begin with
+
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from tf_isvae import *
+    from tf_isvae import plotting, training
+"""
 
 from tf_isvae import (
     callbacks,

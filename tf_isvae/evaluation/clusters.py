@@ -24,7 +24,6 @@ def clustering(codes, labels) -> dict[str, float]:
         ValueError: the shapes do not fit together, or there are no codes.
 
     Example:
-        >>> from tf_isvae import evaluation
         >>> found = evaluation.clustering(codes=[5, 5, 5, 3, 3, 9], labels=[0, 0, 0, 1, 1, 1])
         >>> found["accuracy"], found["classes_found"], found["clusters"]
         (1.0, 2, 3)

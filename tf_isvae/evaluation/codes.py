@@ -30,8 +30,6 @@ def code_statistics(model: DiscreteVAE, images) -> dict[str, int | np.ndarray]:
         TypeError, ValueError: the model or the images are not as described, or there are no images.
 
     Example:
-        >>> import numpy as np
-        >>> from tf_isvae import evaluation, zoo
         >>> model = zoo.build("fc_cvae", image_shape=(4, 4, 1), latent_dim=3)
         >>> found = evaluation.code_statistics(model, np.zeros((8, 4, 4, 1), np.float32))
         >>> found["codes_used"], found["usage"].shape, found["perplexity"]

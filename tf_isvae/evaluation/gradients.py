@@ -31,8 +31,6 @@ def gradient_variance(
         TypeError, ValueError: an argument is not as described, or the encoder has no trainable weights.
 
     Example:
-        >>> import numpy as np
-        >>> from tf_isvae import estimators, evaluation, zoo
         >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3)
         >>> images = np.random.default_rng(0).random((8, 4, 4, 1), np.float32)
         >>> evaluation.gradient_variance(model, images, draws=10) > 0
@@ -55,8 +53,6 @@ def gradient_variance_function(
     Args, Raises: as `gradient_variance`.
 
     Example:
-        >>> import numpy as np
-        >>> from tf_isvae import evaluation, zoo
         >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3)
         >>> variance = evaluation.gradient_variance_function(model, np.zeros((8, 4, 4, 1), np.float32))
         >>> variance(10, 0) == variance(10, 0) != variance(10, 1)
@@ -110,8 +106,6 @@ def estimator_bias(
         TypeError, ValueError: an argument is not as described, or the encoder has no trainable weights.
 
     Example:
-        >>> import numpy as np
-        >>> from tf_isvae import estimators, evaluation, zoo
         >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3)
         >>> images = np.random.default_rng(0).random((8, 4, 4, 1), np.float32)
         >>> found = evaluation.estimator_bias(model, images, estimators.DisARM(), draws=50)
@@ -169,8 +163,6 @@ def variance_by_certainty(model: DiscreteVAE, images, draws: int = 100) -> dict[
         TypeError, ValueError: an argument is not as described.
 
     Example:
-        >>> import numpy as np
-        >>> from tf_isvae import evaluation, zoo
         >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3)
         >>> found = evaluation.variance_by_certainty(model, np.zeros((2, 4, 4, 1), np.float32), draws=5)
         >>> found["sure_bits"], found["unsure_bits"]  # q is near 1/2 before training

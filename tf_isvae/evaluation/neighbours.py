@@ -28,7 +28,6 @@ def retrieval(codes, labels, query_codes, query_labels, top: int = 100) -> float
         ValueError: the shapes do not fit together, values are no bits, or `top` is not a positive integer.
 
     Example:
-        >>> from tf_isvae import evaluation
         >>> codes = [[0, 0, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]]
         >>> evaluation.retrieval(codes, ["a", "b", "a", "b"], [[1, 1, 1]], ["b"], top=1)
         1.0
@@ -62,8 +61,6 @@ def share_like_one_class(images, train_images, train_labels) -> float:
         The share, 0 to 1.
 
     Example:
-        >>> import numpy as np
-        >>> from tf_isvae import evaluation
         >>> train = np.repeat([0.0, 1.0], 20).reshape(40, 1, 1, 1)
         >>> evaluation.share_like_one_class(np.array([0.1, 0.9]).reshape(2, 1, 1, 1), train, np.repeat([0, 1], 20))
         1.0

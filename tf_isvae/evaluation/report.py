@@ -51,7 +51,6 @@ def evaluate(
         TypeError, ValueError: the model or the images are not as described.
 
     Example:
-        >>> from tf_isvae import evaluation, zoo
         >>> model = zoo.build("fc_cvae", image_shape=(4, 4, 1), latent_dim=3)
         >>> figures = evaluation.evaluate(model, **evaluation.data_for(model, "digits"))
         >>> figures["test_images"], figures["test_ln_p_kind"], figures["classes"]
@@ -113,7 +112,6 @@ def data_for(
         ValueError, FileNotFoundError, ConnectionError: as `datasets.load`.
 
     Example:
-        >>> from tf_isvae import evaluation, zoo
         >>> data = evaluation.data_for(zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3), "digits")
         >>> {name: images.shape for name, (images, labels) in data.items()}
         {'test': (360, 4, 4, 1), 'train': (1437, 4, 4, 1)}
@@ -149,7 +147,6 @@ def images_for(
         ValueError, FileNotFoundError, ConnectionError: as `datasets.load`.
 
     Example:
-        >>> from tf_isvae import evaluation, zoo
         >>> model = zoo.build("fc_bvae", image_shape=(16, 16, 3), latent_dim=3)
         >>> images, labels = evaluation.images_for(model, "digits", "test", count=50)
         >>> images.shape, labels.shape
@@ -179,8 +176,6 @@ def detail(images: np.ndarray) -> float:
     """The mean squared difference of neighbouring pixels, down and across, of images (n, H, W, C).
 
     Example:
-        >>> import numpy as np
-        >>> from tf_isvae import evaluation
         >>> evaluation.detail(np.array([[0.0, 1.0], [0.0, 1.0]]).reshape(1, 2, 2, 1))  # one edge, across
         1.0
     """

@@ -49,7 +49,6 @@ def training_curves(history: Mapping[str, Sequence[float]], path: str | os.PathL
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from tf_isvae import plotting
         >>> history = {"epoch": [1, 2, 3], "loss": [300.0, 200.0, 150.0], "val_loss": [310.0, 205.0, 160.0]}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     plotting.training_curves(history, Path(folder) / "curves.png", "three epochs")
@@ -81,7 +80,6 @@ def compare_curves(
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from tf_isvae import plotting
         >>> runs = {"one": {"epoch": [1, 2], "loss": [3.0, 2.0]}, "other": {"epoch": [1, 2], "loss": [4.0, 1.0]}}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     plotting.compare_curves(runs, Path(folder) / "curves.png")

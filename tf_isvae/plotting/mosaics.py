@@ -36,8 +36,6 @@ def image_grid(images, path: str | os.PathLike, title: str | None = None, column
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> import numpy as np
-        >>> from tf_isvae import plotting
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     plotting.image_grid(np.zeros((25, 8, 8, 1)), Path(folder) / "grid.png", columns=5)
     """
@@ -63,8 +61,6 @@ def reconstructions(
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> import numpy as np
-        >>> from tf_isvae import plotting
         >>> images = np.zeros((3, 8, 8, 1))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     plotting.reconstructions(images, 1 - images, Path(folder) / "pairs.png")
@@ -94,8 +90,6 @@ def image_rows(rows: Mapping[str, np.ndarray], path: str | os.PathLike, title: s
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> import numpy as np
-        >>> from tf_isvae import plotting
         >>> rows = {"large": np.zeros((3, 8, 8, 1)), "small": np.ones((3, 4, 4, 3))}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     plotting.image_rows(rows, Path(folder) / "rows.png")

@@ -39,7 +39,6 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from matplotlib.figure import Figure
-        >>> from tf_isvae import plotting
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     plotting.save(Figure(), Path(folder) / "empty.png")
         ...     print([path.name for path in Path(folder).iterdir()])
