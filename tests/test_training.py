@@ -1,10 +1,12 @@
 """training: a run leaves what it promises, and one that was stopped ends as if it had not been."""
 
+import argparse
 import csv
 import dataclasses
 import json
-import math
+import os
 import re
+import shlex
 import shutil
 import signal
 
@@ -15,9 +17,9 @@ import tensorflow as tf
 from helpers import same_run
 from PIL import Image
 
-from tf_isvae import datasets, evaluation, training, zoo
+from tf_isvae import datasets, estimators, evaluation, files, training, zoo
 from tf_isvae.callbacks import NonFiniteLoss
-from tf_isvae.training import Config
+from tf_isvae.training import Config, run, run_directory
 from tf_isvae.training.recorder import Recorder
 from tf_isvae.training.run_directory import RunDirectory, claim_numbered
 
@@ -166,13 +168,19 @@ def test_another_seed_is_another_run(finished, tmp_path):
     assert history(tmp_path / "run")[0] != history(finished[1])[0]
 
 
-def test_mixed_precision(tmp_path):
-    metrics, run_dir = training.train(config(tmp_path / "run", precision="mixed_bfloat16", epochs=1))
-    assert math.isfinite(metrics["val_loss"])
+def test_mixed_precision(tmp_path, monkeypatch, capsys):
+    """model.keras computes in float32, and can be trained on; checkpoints are of the training itself."""
+    monkeypatch.setattr(run, "multiplies_bfloat16", lambda: False)
+    settings = config(tmp_path / "run", precision="mixed_bfloat16", epochs=2, batch_size=300)
+    run_dir = run_in_two_parts(monkeypatch, settings, 7, signal.SIGINT)
     assert keras.config.dtype_policy().name == "float32", "the global policy is put back"
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "no instructions for bfloat16" in line]
+    assert len(warnings) == 2, "one for each start"
+    whole = training.train(dataclasses.replace(settings, run_dir=str(tmp_path / "whole")))[1]
+    same_run(run_dir, whole)
     model = keras.models.load_model(run_dir / "model.keras")
-    dense = [layer for layer in model.encoder.layers if isinstance(layer, keras.layers.Dense)]
-    assert dense[0].compute_dtype == "bfloat16" and all(w.dtype == np.float32 for w in model.get_weights())
+    assert {layer.compute_dtype for layer in (*model.encoder.layers, *model.decoder.layers)} == {"float32"}
+    assert int(model.optimizer.iterations) == 10 and model.seed == 1
 
 
 def test_two_replicas(finished, tmp_path, apart):
@@ -304,9 +312,192 @@ def test_an_empty_directory_is_used_and_names_are_numbered(tmp_path):
     assert not (tmp_path / "runs").exists(), "nothing was written"
 
 
+@pytest.mark.parametrize(
+    "settings, changed, word",
+    [
+        ({"count": 30}, {"count": 40}, "train: images 30"),
+        ({"count": 30}, {"size": 9}, "train: "),
+        ({"count": 30}, {"content": 9}, "train: "),
+    ],
+    ids=["more images", "larger images", "other images"],
+)
+def test_a_run_is_not_resumed_on_other_data(tmp_path, monkeypatch, settings, changed, word):
+    """What would shift its epochs, or give it what it has not seen, is refused; the same data under it is not."""
+
+    def write(count=30, size=8, content=0):
+        images = np.random.default_rng(content).integers(0, 256, (count, size, size), np.uint8)
+        np.savez(tmp_path / "images.npz", images=images)
+
+    write(**settings)
+    given = config(tmp_path / "run", dataset=str(tmp_path / "images.npz"), image_size=(8, 8), batch_size=9)
+    go_on = stop_at(monkeypatch, 5, signal.SIGINT)
+    with pytest.raises(training.Interrupted):
+        training.train(given)
+    go_on()
+    before = contents(tmp_path / "run")
+    write(**{**settings, **changed})
+    with pytest.raises(ValueError, match="the data of the run in .* has changed") as error:
+        training.train(given, resume=True)
+    assert word in str(error.value) and "\n" not in str(error.value)
+    assert contents(tmp_path / "run") == before
+    write(**settings)
+    assert training.train(given, resume=True)[0]["steps"] == 12
+
+
+def test_another_number_of_threads_is_said(finished, stopped, capsys):
+    """The bits of a run depend on it. It goes on all the same, here from the beginning."""
+    stored = json.loads((stopped / "config.json").read_text())
+    assert stored["threads"] == run_directory.threads()
+    (stopped / "config.json").write_text(json.dumps({**stored, "threads": 77}))
+    training.prepare(config(stopped), resume=True).close()
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "threads" in line]
+    assert warning.startswith(f"warning: the run in {stopped} began with 77 threads and goes on with ")
+    stored.pop("threads")  # a run of version 0.1
+    (stopped / "config.json").write_text(json.dumps(stored))
+    training.prepare(config(stopped), resume=True).close()
+    assert "threads" not in capsys.readouterr().err
+
+
+# --- Its own directory.
+
+
+def begin_or_resume(settings, resume, barrier, connection):
+    """Trains as soon as the other process is ready as well; sends the run directory, or what was refused."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    barrier.wait(60)
+    try:
+        connection.send(("done", str(training.train(settings, resume)[1])))
+    except Exception as error:
+        connection.send((type(error).__name__, str(error)))
+
+
+def at_once(forks, settings, resume=False):
+    """What two processes answer that begin the same run at the same moment, in order."""
+    barrier, answers = forks.Barrier(2), []
+    for _ in range(2):
+        mine, theirs = forks.Pipe(duplex=False)
+        process = forks.Process(target=begin_or_resume, args=(settings, resume, barrier, theirs))
+        process.start()
+        theirs.close()
+        answers.append((process, mine))
+    for process, mine in answers:
+        assert mine.poll(120)
+        process.join(60)
+    return sorted(mine.recv() for _, mine in answers)
+
+
+def test_two_runs_at_once_do_not_share_a_directory(forks, tmp_path):
+    run_dir = tmp_path / "run"
+    refused, done = at_once(forks, config(run_dir))
+    assert done == ("done", str(run_dir)) and refused[0] == "FileExistsError"
+    assert refused[1] in (
+        f"run_dir {run_dir} is in use by a run that has not ended; wait for it, or choose a new directory.",
+        f"run_dir {run_dir} already holds another run or other files; choose a new directory, or resume that run.",
+    )
+    assert [row["epoch"] for row in history(run_dir)] == [1, 2, 3]
+
+
+def test_two_runs_at_once_get_directories_of_their_own(forks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = dataclasses.replace(config("."), run_dir=None)
+    assert at_once(forks, settings) == [("done", "runs/fc_bvae_digits"), ("done", "runs/fc_bvae_digits-2")]
+    same_run(tmp_path / "runs" / "fc_bvae_digits", tmp_path / "runs" / "fc_bvae_digits-2")
+
+
+def test_a_run_that_has_not_ended_is_not_resumed(stopped):
+    """Not even by the same process; it can be once it is closed."""
+    going_on, in_use = training.prepare(config(stopped), resume=True), "is in use by a run that has not ended"
+    with going_on, pytest.raises(FileExistsError, match=in_use):
+        training.train(config(stopped), resume=True)
+    training.prepare(config(stopped), resume=True).close()
+
+
+def test_what_is_refused_leaves_no_directory(tmp_path):
+    with pytest.raises(TypeError, match="GaussianLatent"):
+        training.train(config(tmp_path / "a" / "b" / "run", estimator="Reparameterized"))
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- Settings.
+
+
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().epochs = 3
+
+
+DIFFERENT = {  # from the recipe and from Config's own defaults, each of them
+    **{"model": "fc_cvae", "dataset": "digits", "recipe": "paper", "latent_dim": (2, 3), "estimator": "LeaveOneOut:3"},
+    **{"epochs": 2, "batch_size": 300, "learning_rate": 0.004, "schedule": "cosine", "kl_start": 7.5, "kl_epochs": 1},
+    **{"start_at_mean": True, "seed": 5, "precision": "mixed_bfloat16", "strategy": "mirrored", "image_size": (6, 8)},
+    **{"channels": 3, "binarize": "dynamic", "gradient_variance": True, "deterministic": True},
+}
+
+
+def test_the_command_on_a_card_makes_the_same_model(apart, tmp_path):
+    """For a run whose every setting differs from what it would be by itself."""
+    recipe = Config(model="fc_cvae", recipe="paper")
+    for field in dataclasses.fields(Config):
+        if not field.metadata["of_this_machine"]:
+            assert DIFFERENT[field.name] != field.default, field.name
+            if field.name not in ("model", "recipe"):
+                assert DIFFERENT[field.name] != getattr(recipe, field.name), field.name
+    command = apart("card_command", tmp_path, DIFFERENT, devices=2)
+    assert all(training.option(name) in command.split() for name in DIFFERENT), command
+    same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_command_says_what_a_flag_is(flag):
+    """A later recipe may have another value: both are written."""
+    expected = "--start-at-mean" if flag else "--no-start-at-mean"
+    assert training.command({"start_at_mean": flag, "data_dir": "/data"}) == f"python scripts/train.py {expected}"
+
+
+@keras.saving.register_keras_serializable("tests")
+class Half(estimators.LeaveOneOut):
+    """An estimator of one's own."""
+
+
+@pytest.mark.parametrize(
+    "given, kept",
+    [("ARMS:4", "ARMS:4"), (estimators.ARMS(4), "ARMS:4"), (estimators.Linearized(), "Linearized+DisARM:1")],
+    ids=str,
+)
+def test_an_estimator_is_a_name_or_an_object(given, kept):
+    settings = Config(estimator=given)
+    assert settings.estimator == kept
+    assert settings.make_estimator().get_config() == estimators.get(given).get_config()
+
+
+def test_an_estimator_of_ones_own_is_kept_in_full(tmp_path):
+    settings = Config(estimator=Half(3), run_dir=str(tmp_path))
+    again = training.read(vars(arguments_of(training.command(dataclasses.asdict(settings)))))
+    for config in (settings, dataclasses.replace(settings), Config(**again)):
+        estimator = config.make_estimator()
+        assert type(estimator) is Half and estimator.num_samples == 3
+    files.write_json(tmp_path / "config.json", dataclasses.asdict(settings))
+    assert training.stored_config(tmp_path) == settings
+
+
+def arguments_of(command):
+    parser = argparse.ArgumentParser()
+    for field in dataclasses.fields(Config):
+        parser.add_argument(
+            training.option(field.name),
+            action=argparse.BooleanOptionalAction if field.metadata["kind"].is_flag else "store",
+            default=argparse.SUPPRESS,
+        )
+    return parser.parse_args(shlex.split(command)[2:])
+
+
+@pytest.mark.parametrize("given", ["24x4", (24, 4), [24, 4]], ids=str)
+def test_a_latent_of_several_variables(given):
+    settings = Config(model="fc_cvae", latent_dim=given)
+    assert settings.latent_dim == (24, 4) and settings.estimator == "LeaveOneOut"  # 4^24 codes
+    assert Config(model="fc_cvae", latent_dim=(6, 4)).estimator == "Enumerated"
+    assert (Config().latent_dim, Config(model="fc_cvae").latent_dim) == (50, 100)
 
 
 # --- A run that goes wrong.

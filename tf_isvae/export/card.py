@@ -6,35 +6,17 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import shlex
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from tf_isvae import files
+from tf_isvae import files, training
 from tf_isvae.export.signatures import inputs
 from tf_isvae.model import DiscreteVAE
 
 _KIND = "tf_isvae export"
 _PACKAGES = ("tf_isvae", "tensorflow", "keras", "tensorflow-probability", "ai-edge-litert", "numpy")
-# The settings of a run that scripts/train.py takes, without the places of this machine.
-_OPTIONS = (
-    "model",
-    "dataset",
-    "recipe",
-    "estimator",
-    "latent_dim",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "seed",
-    "precision",
-    "strategy",
-    "image_size",
-    "channels",
-    "binarize",
-)
 
 
 def check_folder(folder: Path) -> None:
@@ -73,7 +55,7 @@ def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, 
             "weights": _weights(model),
             "parameters": model.encoder.count_params() + model.decoder.count_params(),
         },
-        "training": {"command": _command(config), "config": config} if config else None,
+        "training": {"command": training.command(config), "config": config} if config else None,
         "metrics": metrics,
         "signatures": {
             name: {
@@ -112,16 +94,6 @@ def write(folder: Path, version: int, description: dict) -> None:
     files.write_json(folder / "metadata.json", card)
     with files.atomic_write(folder / "README.md") as temporary:
         temporary.write_text(_readme(card))
-
-
-def _command(config: dict) -> str:
-    words = ["python", "scripts/train.py"]
-    for name in _OPTIONS:
-        value = config.get(name)
-        if value is not None:
-            value = "x".join(map(str, value)) if isinstance(value, list) else value
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join(words)
 
 
 def _versions() -> dict[str, str]:

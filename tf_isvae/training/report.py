@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 
+import keras
+
 from tf_isvae import files, plotting
+from tf_isvae.model import DiscreteVAE, in_precision
 from tf_isvae.training.config import Config
 from tf_isvae.training.data import Data
 from tf_isvae.training.recorder import Recorder
@@ -24,10 +27,20 @@ def metrics(recorder: Recorder) -> dict:
 
 
 def save_model(recorder: Recorder) -> None:
-    """Writes model.keras, on the chief."""
+    """Writes model.keras, on the chief: the model in float32, whatever it was trained in, with its optimizer."""
     if recorder.directory.writable:
         with files.atomic_write(recorder.directory.path / "model.keras") as path:
-            recorder.model.save(path)
+            _in_float32(recorder.model).save(path)
+
+
+def _in_float32(model: DiscreteVAE) -> DiscreteVAE:
+    copy = in_precision(model, "float32")
+    if copy is not model:
+        copy.compile(optimizer=type(model.optimizer).from_config(model.optimizer.get_config()))
+        copy.optimizer.build(copy.trainable_variables)
+        for own, theirs in zip(copy.optimizer.variables, model.optimizer.variables, strict=True):
+            own.assign(keras.ops.convert_to_numpy(theirs))
+    return copy
 
 
 def write(recorder: Recorder, config: Config, data: Data) -> None:

@@ -15,7 +15,7 @@ from tf_isvae import networks, optimizers, zoo
 from tf_isvae.callbacks import GradientVariance, KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss
 from tf_isvae.model import DiscreteVAE
 from tf_isvae.training import checkpoints, report, run_directory
-from tf_isvae.training.config import Config, check_same
+from tf_isvae.training.config import Config, check_same, multiplies_bfloat16
 from tf_isvae.training.data import Data
 from tf_isvae.training.recorder import Recorder
 from tf_isvae.training.run_directory import RunDirectory
@@ -70,6 +70,12 @@ def _prepare_in(directory: RunDirectory, config: Config, team: Workers) -> Run:
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = team.strategy  # before any other use of TensorFlow
+    if config.precision == "mixed_bfloat16" and not multiplies_bfloat16() and team.is_chief:
+        print(
+            "warning: this machine has no instructions for bfloat16, which TensorFlow then imitates: mixed_bfloat16 "
+            "can be ten times slower than float32 here; choose precision float32.",
+            file=sys.stderr,
+        )
     checkpoint = checkpoints.newest(directory.path)
     start = 0 if checkpoint is None else checkpoint.progress["step"]
     team.check_agreement({**dataclasses.asdict(config), "run_dir": None}, start)
