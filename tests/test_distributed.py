@@ -154,6 +154,7 @@ def test_a_run_of_two_workers_is_that_of_one(finished, tmp_path):
     assert {**metrics[0], "seconds": 0} == {**metrics[1], "seconds": 0}
 
 
+@pytest.mark.all
 def test_workers_that_end_are_resumed(finished, two_workers, tmp_path):
     """One is told to stop, and both do; one is killed, and the other says so; then both go on to the same end."""
     run_dir = tmp_path / "run"

@@ -1,6 +1,7 @@
 """Files that users bring, damaged in any way: one line that says so, or a result; no crash, no hang, nothing written.
 
-FUZZ_MUTATIONS=5000 pytest tests/test_fuzz.py makes that many of each kind; the default is a few of each.
+The first tier makes a few of each kind, the second ten times as many, and FUZZ_MUTATIONS=5000 pytest -m all
+tests/test_fuzz.py that many.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from tf_isvae import BernoulliLatent, DiscreteVAE, datasets, export, networks, t
 from tf_isvae.training import checkpoints
 from tf_isvae.training.run_directory import RunDirectory
 
-MUTATIONS = int(os.environ.get("FUZZ_MUTATIONS", 0))
+MANY = int(os.environ.get("FUZZ_MUTATIONS", 0))
 JSON = [None, True, -1, 0, 1e400, "", "\n", [], {}, [[]], 10**400, "a" * 300]
 DTYPES = ["|u1", "<f4", "|O", "<U9", "|V0", "<M8[s]", "?", "<f999", "", "\0", [("a", "<f4")], 3]
 SHAPES = [(), (0,), (-1, 2, 2), (10**15, 8, 8), (2**63,), (2**31, 2**31, 4), (1.5,), "ab", [5, 8, 8], (5, 8, 8, 10**9)]
@@ -156,16 +157,18 @@ def contents(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+@pytest.mark.parametrize("many", [False, pytest.param(True, marks=pytest.mark.all)], ids=["few", "many"])
 @pytest.mark.parametrize("kind", list(READ))
-def test_damaged_files(valid, tmp_path, monkeypatch, capsys, kind):
+def test_damaged_files(valid, tmp_path, monkeypatch, capsys, kind, many):
     monkeypatch.chdir(tmp_path)
-    read, number = READ[kind]
+    read, few = READ[kind]
+    number = (MANY or 10 * few) if many else few
     name, content = valid[kind]
     others = [other for _, other in valid.values()] + [b"", b"{", b"[" * 100_000, b"null", b"PK\5\6" + bytes(18)]
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     refused = 0
-    for seed in range(MUTATIONS or number):
+    for seed in range(number):
         rng = np.random.default_rng(seed)
         if seed % 3 or kind in ("png", "jpeg"):
             damaged = mutate(rng, content, others)
@@ -187,7 +190,7 @@ def test_damaged_files(valid, tmp_path, monkeypatch, capsys, kind):
         warning = capsys.readouterr().err
         assert warning.count("\n") <= 1, (seed, warning)
         refused += "is damaged" in warning
-    print(f"{kind}: {refused} of {MUTATIONS or number} refused")
+    print(f"{kind}: {refused} of {number} refused")
     assert refused > 0
 
 

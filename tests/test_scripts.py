@@ -66,6 +66,7 @@ def test_the_table_shows_the_metrics(finished):
         assert float(shown) == round(metrics[name], 2) == round(float(last[name]), 2)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=lambda x: str(int(x))
 )

@@ -419,6 +419,7 @@ def test_signatures(server, models, name):
     assert found == {key: (names[dtype], shape) for key, (dtype, shape) in table(name, models[name]).items()}
 
 
+@pytest.mark.all
 def test_saved_model_cli(models, shell):
     """The command on the page, and what it prints."""
     _, _, show, _ = blocks("sh")
@@ -581,6 +582,7 @@ def c_program(place, models, clients_ran, shell):
     return place / "encode"
 
 
+@pytest.mark.all
 def test_the_c_program(place, models, c_program):
     images = np.fromfile(place / "images.f32", np.float32).reshape(16, 28, 28, 1)
     codes = models["digits"].encode(images)
@@ -589,6 +591,7 @@ def test_the_c_program(place, models, c_program):
     np.testing.assert_allclose(decoded, models["digits"].decode(codes), atol=1e-6)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("name", ["colours", "real"])
 def test_the_c_program_with_other_latents(place, models, c_program, tmp_path, name):
     images = images_for(models[name], 7)
@@ -604,6 +607,7 @@ def test_the_c_program_with_other_latents(place, models, c_program, tmp_path, na
     np.testing.assert_allclose(decoded, models[name].decode(codes), atol=1e-6)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "model, images, words",
     [

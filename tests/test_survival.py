@@ -91,12 +91,10 @@ def kill_and_resume(forks, settings, run_dir, kills):
     return training.train(settings, resume=True)[1]
 
 
-@pytest.mark.parametrize(
-    "kills, epochs", [(3, 6), pytest.param(20, 60, marks=pytest.mark.all)], ids=["3 kills", "20 kills"]
-)
-def test_a_run_that_is_killed_ends_as_one_left_alone(forks, tmp_path, kills, epochs):
-    alone = training.train(config(tmp_path / "alone", epochs=epochs))[1]
-    run_dir = kill_and_resume(forks, config(tmp_path / "run", epochs=epochs), tmp_path / "run", kills)
+@pytest.mark.all
+def test_a_run_that_is_killed_twenty_times_ends_as_one_left_alone(forks, tmp_path):
+    alone = training.train(config(tmp_path / "alone", epochs=60))[1]
+    run_dir = kill_and_resume(forks, config(tmp_path / "run", epochs=60), tmp_path / "run", kills=20)
     same_run(run_dir, alone)
     tensorboard_is_the_history(run_dir)
     assert sorted(path.name for path in run_dir.rglob("*") if ".tfevents." not in path.name) == sorted(
@@ -219,6 +217,7 @@ def train_twice(folder):
     sys.exit(0 if is_op_determinism_enabled() else 3)
 
 
+@pytest.mark.all
 def test_deterministic(forks, tmp_path):
     """In a process of its own: the switch holds for the whole process."""
     process = forks.Process(target=train_twice, args=(tmp_path,))
