@@ -14,7 +14,6 @@ every file: the matrices' float32 values are rounded to those of bfloat16, and t
 """
 
 import argparse
-import zipfile
 from pathlib import Path
 
 import command_line
@@ -55,17 +54,8 @@ def round_weights(model) -> None:
             weight.assign(tf.cast(tf.cast(weight, tf.bfloat16), tf.float32))
 
 
-def deflate(path: Path) -> None:
-    """Compresses the members of the .keras file, which Keras only stores: a twelfth less to ship, rounded a half."""
-    with zipfile.ZipFile(path) as stored:
-        members = {name: stored.read(name) for name in stored.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as deflated:
-        for name, content in members.items():
-            deflated.writestr(name, content)
-
-
 def main(arguments: argparse.Namespace) -> None:
-    from tf_isvae import export, files
+    from tf_isvae import export, keras_files
 
     if hasattr(arguments, "calibration") and "int8" not in arguments.litert:
         raise ValueError(f"--calibration {arguments.calibration} is for --litert int8 only; add that, or leave it out.")
@@ -81,9 +71,7 @@ def main(arguments: argparse.Namespace) -> None:
         if arguments.keras:
             folder.mkdir(parents=True, exist_ok=True)
             written.append(folder / f"{folder.resolve().name}.keras")
-            with files.atomic_write(written[-1]) as temporary:
-                source.model.save(temporary)
-                deflate(temporary)
+            keras_files.write(source.model, written[-1])
         for kind in arguments.litert:
             images = calibration_images(source.model, source.config or {}, arguments) if kind == "int8" else None
             suffix = "" if kind == "float32" else f"_{kind}"

@@ -488,7 +488,7 @@ def test_other_kinds(run_dir, tmp_path):
         "pickle.keras": "damaged, or of another kind",
         "model.h5": "not a .keras file",
         rewrite(model, tmp_path / "outside.keras", **{"../outside": "x"}): "../outside",
-        rewrite(model, tmp_path / "weights.keras", **{"model.weights.h5": bomb}): "cannot be loaded",
+        rewrite(model, tmp_path / "weights.keras", **{"model.weights.h5": bomb}): "damaged, or of another kind",
         rewrite(model, tmp_path / "without.keras", **{"model.weights.h5": None}): "DiscreteVAE",
         rewrite(model, tmp_path / "lambda.keras", **{"config.json": lambda_layer}): "Lambda",
         rewrite(model, tmp_path / "json.keras", **{"config.json": "{"}): "damaged",

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
 
-from tf_isvae import checks, estimators, networks
+from tf_isvae import checks, estimators, keras_files, networks
 from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent, Latent
 from tf_isvae.model import DiscreteVAE, in_precision
 from tf_isvae.posteriors import MAX_ENUMERATED_CODES
@@ -129,8 +127,6 @@ MODELS = {
 
 # Names the folder of trained models of an installed package; each of them is a folder as scripts/export.py writes it.
 MODELS_VARIABLE = "TF_ISVAE_MODELS"
-# All that DiscreteVAE.save writes. Keras would unpack other members of the archive to disk.
-_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 
 
 def check_name(name: str) -> str:
@@ -213,7 +209,7 @@ def load(name: str | os.PathLike, precision: str | None = "float32") -> Discrete
     """
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ValueError(f"name is {name!r}; give one of zoo.names(), or the path of a model.")
-    return in_precision(load_keras(_find(name)), precision)
+    return in_precision(keras_files.read(_find(name)), precision)
 
 
 def _find(name: str | os.PathLike) -> Path:
@@ -256,47 +252,3 @@ def _trained() -> dict[str, Path]:
 def _keras_files(folder: Path) -> list[Path]:
     # A name that begins with a dot is of a file that is being written.
     return sorted(path for path in folder.glob("*.keras") if not path.name.startswith("."))
-
-
-def load_keras(path: str | os.PathLike) -> DiscreteVAE:
-    """The model of a .keras file that DiscreteVAE.save wrote, not compiled.
-
-    Nothing is unpickled, and no code that the file may hold is run: Keras's safe_mode is on, Lambda layers are refused.
-
-    Raises ValueError where the file is damaged, altered, or of another kind, or there is none.
-    """
-    path = Path(path)
-    what = "it must be a model that DiscreteVAE.save wrote, ending in .keras"
-    if path.suffix != ".keras":
-        raise ValueError(f"{path} is not a .keras file; {what}.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = set(archive.namelist())
-            damaged = archive.testzip() if members <= _MEMBERS else None
-            config = json.loads(archive.read("config.json")) if "config.json" in members else {}
-        lambda_layer = "Lambda" in _class_names(config)
-    except Exception as error:  # a damaged file may fail anywhere in zipfile, its codecs and json
-        raise ValueError(f"{path} is damaged, or of another kind ({_line(error)}); {what}.") from None
-    if damaged is not None:
-        raise ValueError(f"{path} is damaged ({damaged} has a wrong checksum); {what}.")
-    kind = config.get("registered_name") if isinstance(config, dict) else None
-    if members != _MEMBERS or kind != "tf_isvae>DiscreteVAE":
-        names = " ".join(", ".join(sorted(members)).split())[:200]
-        raise ValueError(f"{path} holds {str(kind or 'something else')[:100]!r} in {names}; {what}.")
-    if lambda_layer:
-        raise ValueError(f"{path} has a Lambda layer, which could run any code; it is not loaded.")
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # an altered file may fail anywhere in Keras
-        raise ValueError(f"{path} cannot be loaded ({_line(error)}); {what}.") from None
-
-
-def _class_names(config) -> set:
-    if isinstance(config, dict):
-        own = {config["class_name"]} if isinstance(config.get("class_name"), str) else set()
-        return own.union(*map(_class_names, config.values()))
-    return set().union(*map(_class_names, config)) if isinstance(config, list) else set()
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
