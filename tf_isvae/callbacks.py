@@ -1,4 +1,4 @@
-"""What a run shows and records while it trains: Keras callbacks."""
+"""Keras callbacks: what a run anneals and records while it trains, and when it stops."""
 
 from __future__ import annotations
 
@@ -10,16 +10,29 @@ from tf_isvae import checks, evaluation
 
 
 class KLAnnealing(keras.callbacks.Callback):
-    """The weight of the KL term in training falls from `start` to 1, geometrically, over the first `epochs` epochs.
+    """Lets the weight of the KL term in training fall from `start` to 1, geometrically, over the first epochs.
 
         weight = start^(1 - t),   t = min(1, epochs so far / epochs)     (times model.kl_weight, which is 1 by default)
 
     A weight above 1 keeps q(z|x) near the prior at first, so that all codes are tried before any is settled on
     (deterministic annealing: Rose 1998; Ueda & Nakano 1998). Logs and the ELBO always use weight 1. The weight depends
     on the number of the epoch only, so a resumed run goes on with the right one. It is not saved with the model, and is
-    1 again when `fit` ends, be it by an error.
+    1 again when `fit` ends, however that ends.
 
-    Raises ValueError where `start` is not a positive number or `epochs` is not positive.
+    Args:
+        start: the weight in the first epoch, a positive number.
+        epochs: after so many epochs the weight is 1.
+
+    Raises:
+        ValueError: one of them is not a positive number.
+
+    Example:
+        >>> model = zoo.build("fc_cvae", image_shape=(4, 4, 1), latent_dim=3)
+        >>> model.compile(optimizer="adam")
+        >>> annealing = callbacks.KLAnnealing(start=30, epochs=1)
+        >>> history = model.fit(np.zeros((8, 4, 4, 1)), epochs=2, callbacks=[annealing], verbose=0)
+        >>> float(model.kl_annealing)
+        1.0
     """
 
     def __init__(self, start: float, epochs: float):
@@ -32,14 +45,26 @@ class KLAnnealing(keras.callbacks.Callback):
 
 
 class GradientVariance(keras.callbacks.Callback):
-    """Adds `gradient_variance` to the logs of every epoch, as training goes (paper, figures 6 and 12).
+    """Adds `gradient_variance` to the logs of every epoch (paper, figures 6 and 12).
 
-    It is that of `evaluation.gradient_variance`: nats squared per encoder parameter. Put it before the callbacks that
-    are to record it. (keras.callbacks.History always does.)
+    It is that of `evaluation.gradient_variance`, in nats squared per encoder parameter, for the weights at the end of
+    the epoch. Put it before the callbacks that are to record it. (keras.callbacks.History always does.)
 
     Args:
         images: one batch (n, H, W, C) in [0, 1], the same for all epochs; the variance falls as 1/n.
-        draws: gradients an epoch, at least 2. The standard error of the result is about sqrt(2 / draws) of it or less.
+        draws: gradients an epoch, at least 2. The relative standard error of the result is about sqrt(2 / draws) or
+            less.
+
+    Raises:
+        ValueError: `draws` is not an integer of at least 2; in `fit`, the images do not fit the model.
+
+    Example:
+        >>> images = np.zeros((8, 4, 4, 1), np.float32)
+        >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3)
+        >>> model.compile(optimizer="adam")
+        >>> history = model.fit(images, epochs=2, callbacks=[callbacks.GradientVariance(images)], verbose=0).history
+        >>> len(history["gradient_variance"])
+        2
     """
 
     def __init__(self, images, draws: int = 20):
@@ -56,13 +81,22 @@ class GradientVariance(keras.callbacks.Callback):
 
 
 class NonFiniteLoss(FloatingPointError):
-    """Raised by `StopOnNonFiniteLoss`; its text names the epoch and the step."""
+    """The loss became NaN or infinite: raised by `StopOnNonFiniteLoss`, with the epoch and the step."""
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
     """Stops `fit` with `NonFiniteLoss` at the first step whose loss is NaN or infinite.
 
-    The model is left with the weights that it had at the end of the last finite epoch (or at the start).
+    The model is left with the weights that it had at the end of the last finite epoch, or at the start.
+
+    Example:
+        >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3)
+        >>> model.compile(optimizer=keras.optimizers.SGD(1e30))
+        >>> stop = callbacks.StopOnNonFiniteLoss()
+        >>> model.fit(np.ones((8, 4, 4, 1)), epochs=9, callbacks=[stop], verbose=0)
+        Traceback (most recent call last):
+        ...
+        tf_isvae.callbacks.NonFiniteLoss: the loss became nan in epoch ...
     """
 
     def __init__(self):
