@@ -1,11 +1,14 @@
-"""The README's Python blocks run as printed, in one process, in order."""
+"""The README's Python blocks run as printed, in one process, in order; the commands of all documents are accepted."""
 
+import ast
+import importlib
 import re
-from pathlib import Path
+import shlex
 
 import pytest
+from conftest import ROOT
 
-README = Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
@@ -26,8 +29,34 @@ def test_every_file_it_shows_exists():
         assert (README.parent / link).exists(), link
 
 
-def test_every_option_it_names_exists():
-    options = set(re.findall(r"(?<![-|])--[a-z][a-z-]*", README.read_text())) - {"--help"}
-    scripts = "".join(path.read_text() for path in (README.parent / "scripts").glob("*.py"))
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "exported_models/*/README.md", "scripts/*.py")
+    for path in ROOT.glob(pattern)
+)
+
+
+@pytest.fixture
+def parser(monkeypatch):
+    """The parser of a script by its name."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return lambda name: importlib.import_module(name).make_parser()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_its_commands_are_accepted(document, parser):
+    """Options that exist, with values of the right kind. (What a shell would expand is left out.)"""
+    text = (ROOT / document).read_text()
+    if document.endswith(".py"):
+        text = ast.get_docstring(ast.parse(text)) or ""
+    for name, arguments in re.findall(r"python scripts/(\w+)\.py([^`$\n]*)[`\n]", text.replace("\\\n", " ") + "\n"):
+        # A remark stands behind a # or some blanks.
+        arguments = re.split(r"#| {3,}", arguments)[0]
+        parser(name).parse_args(shlex.split(arguments))
+
+
+def test_every_option_it_names_exists(parser):
+    options = set(re.findall(r"(?<![-|])--[a-z][a-z-]*", README.read_text()))
+    scripts = [path.stem for path in (ROOT / "scripts").glob("*.py") if "def make_parser" in path.read_text()]
     assert options
-    assert {option for option in options if f'"{option}"' not in scripts} == set()
+    assert options <= {option for name in scripts for option in re.findall(r"--[a-z-]+", parser(name).format_help())}
