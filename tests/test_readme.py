@@ -51,7 +51,7 @@ def test_its_commands_are_accepted(document, parser):
         text = ast.get_docstring(ast.parse(text)) or ""
     for name, arguments in re.findall(r"python scripts/(\w+)\.py([^`$\n]*)[`\n]", text.replace("\\\n", " ") + "\n"):
         # A remark stands behind a # or some blanks.
-        arguments = re.split(r"#| {3,}", arguments)[0]
+        arguments = re.split(r"#| {2,}", arguments)[0]
         parser(name).parse_args(shlex.split(arguments))
 
 
