@@ -7,8 +7,8 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-
 from helpers import one_line
+
 from tf_isvae import keras_files, zoo
 
 
