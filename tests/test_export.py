@@ -28,7 +28,7 @@ from tf_isvae import (
 )
 from tf_isvae.export import serving, signatures
 from tf_isvae.export.saved_model import new_version
-from tf_isvae.model import in_precision
+from tf_isvae.precision import in_precision
 
 # DESIGN of the signatures, by hand: name -> (inputs, outputs) of (dtype, shape after the batch).
 SEED = ("int32", [2])

@@ -21,7 +21,7 @@ from tf_isvae import (
     networks,
     zoo,
 )
-from tf_isvae.model import in_precision
+from tf_isvae.precision import in_precision
 
 SHAPE = (2, 2, 1)
 

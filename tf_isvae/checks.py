@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import os
 import sys
 from collections.abc import Iterable
 
@@ -85,6 +86,50 @@ def images(name: str, values, image_shape: tuple[int, int, int] | None = None) -
         hint = "divide by 255" if high > 1 and high <= 255 and low >= 0 else "rescale them"
         raise ValueError(f"{name} have values from {low:g} to {high:g}; they must lie in [0, 1]: {hint}.")
     return values
+
+
+def training_images(name: str, given, image_shape: tuple[int, int, int]) -> None:
+    """Checks what `fit` or `evaluate` is given: an array whole, a data set by its first batch.
+
+    Raises TypeError or ValueError as `images` does, or if there is no batch.
+    """
+    if given is None or isinstance(given, (str, os.PathLike)):
+        raise TypeError(
+            f"{name} are {given!r}; they must be an array, or a data set of batches in [0, 1]: datasets.load(...)."
+        )
+    if isinstance(given, tf.data.Dataset):
+        given = next(iter(given.take(1)), None)
+        if given is None:
+            raise ValueError(f"{name} come as a data set without any batch; it must have at least 1.")
+    if isinstance(given, (tuple, list)):
+        is_pair = len(given) and not isinstance(given[0], (tuple, list, int, float))  # (images, labels)
+        given = given[0] if is_pair else array(name, given, "(n, H, W, C)")
+    if isinstance(given, dict):
+        raise TypeError(
+            f"{name} come as a dict of {', '.join(map(str, given))}; give images, or a data set of them or of "
+            "pairs (images, labels): map(lambda example: example['image']) for one from TFDS."
+        )
+    if isinstance(given, (np.ndarray, tf.Tensor)):
+        images(name, given, image_shape)
+
+
+_CLIPPING = "Keras would clip each replica's part of the gradient, not their sum"
+# Options of an optimizer that Keras applies within each replica, and why they do not work there.
+_NOT_WITH_REPLICAS = {
+    "gradient_accumulation_steps": "Keras cannot add up the replicas' gradients within it, use larger batches",
+    "clipnorm": _CLIPPING,
+    "global_clipnorm": _CLIPPING,
+    "clipvalue": _CLIPPING,
+}
+
+
+def optimizer(given, replicas: int) -> None:
+    """Raises ValueError if a Keras optimizer has an option that fails, or is wrong, with several replicas."""
+    given = getattr(given, "inner_optimizer", given)  # of a LossScaleOptimizer
+    for name, reason in _NOT_WITH_REPLICAS.items() if replicas > 1 else ():
+        value = getattr(given, name, None)
+        if value is not None:
+            raise ValueError(f"the optimizer's {name} is {value}; it must be None with {replicas} replicas: {reason}.")
 
 
 def integer_or_pair(name: str, value) -> int | tuple[int, int]:

@@ -100,6 +100,28 @@ class Latent(keras.layers.Layer):
             raise ValueError(f"{type(self).__name__} has real-valued codes: they cannot be enumerated.")
         return posteriors.enumerate_codes(self.code_values, self.code_units)
 
+    def check_codes(self, codes) -> np.ndarray:
+        """Codes as an array `code_dtype` (n, code_units).
+
+        Raises TypeError or ValueError if they have another shape or dtype, or values that no code has.
+        """
+        expected = f"(n, {self.code_units})"
+        codes = checks.array("codes", codes, expected)
+        if codes.ndim != 2 or codes.shape[1] != self.code_units or not len(codes):
+            raise ValueError(
+                f"codes have shape {codes.shape}; they must be {expected} with n of at least 1, as encode(images) "
+                "gives them."
+            )
+        self._check_values(codes)
+        return codes.astype(self.code_dtype)
+
+    def _check_values(self, codes: np.ndarray) -> None:
+        accepted = f"0 to {self.code_values - 1}"
+        if not np.issubdtype(codes.dtype, np.integer) and codes.dtype != np.bool_:
+            raise TypeError(f"codes have dtype {codes.dtype}; they must be integers from {accepted}.")
+        if codes.min() < 0 or codes.max() >= self.code_values:
+            raise ValueError(f"codes have values from {codes.min()} to {codes.max()}; they must be from {accepted}.")
+
     # What evaluation asks of the codes (n, code_units) of a whole data set.
 
     def usage(self, codes: np.ndarray) -> dict[str, np.ndarray]:
@@ -221,8 +243,19 @@ class GaussianLatent(Latent):
     def to_codes(self, z):
         return z
 
+    def _check_values(self, codes):
+        is_real = np.issubdtype(codes.dtype, np.floating) or np.issubdtype(codes.dtype, np.integer)
+        if not is_real or not np.isfinite(codes).all():
+            raise ValueError(f"codes of dtype {codes.dtype} are not all finite numbers; they must be real numbers.")
+
     def from_codes(self, codes):
         return tf.cast(codes, tf.float32)
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
+
+
+def check(latent) -> None:
+    """Raises TypeError if it is no latent."""
+    if not isinstance(latent, Latent):
+        raise TypeError(f"latent is {latent!r}; it must be a BernoulliLatent, CategoricalLatent or GaussianLatent.")

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import checks, estimators, likelihoods
-from tf_isvae.latents import Latent
+from tf_isvae import _private_apis, checks, estimators, latents, likelihoods, networks
 
 # Rows that encode, decode and the like work on at a time, which bounds their memory.
 CHUNK = 1024
-# What the networks compute in: names of Keras's dtype policies. Log-densities and their sums are float32 in either.
-PRECISIONS = ("float32", "mixed_bfloat16")
 NO_WEIGHTS = "sample_weight or class_weight was given; DiscreteVAE weighs all images alike: leave it out."
 
 
 def check_model(model) -> None:
-    """Raises TypeError where it is no DiscreteVAE."""
+    """Raises TypeError if it is no DiscreteVAE."""
     if not isinstance(model, DiscreteVAE):
         raise TypeError(f"model is {model!r}; it must be a DiscreteVAE.")
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
-class DiscreteVAE(keras.Model):
+class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
     """A variational auto encoder whose latent may be discrete (paper, sections 1, 4 and 5).
 
         images --encoder--> eta --latent--> q(z|x), z ~ q --decoder--> output --likelihood--> p(x|z)
@@ -42,10 +38,12 @@ class DiscreteVAE(keras.Model):
     Args:
         encoder: Keras model from images (batch, H, W, C) to eta (batch, latent.encoder_units).
         latent: BernoulliLatent, CategoricalLatent or GaussianLatent.
-        decoder: Keras model from z (batch, latent.units) to (batch, H, W, C), linear.
+        decoder: Keras model from z (batch, latent.units) to (batch, H, W, likelihood.output_channels(C)), linear.
         estimator: an object of `tf_isvae.estimators`, or a text for `estimators.get`; default
             ImportanceSampling(num_samples=1), the paper's.
         likelihood: an object of `tf_isvae.likelihoods`; default Bernoulli().
+        kl_weight: the weight of the KL term in training, positive; above 1 a beta-VAE (Higgins et al. 2017). The logs
+            and the ELBO always have weight 1.
         seed: integer from which all noise is drawn; default one from Python's `random`, as Keras layers do, so that
             keras.utils.set_random_seed fixes it. Step t and replica r of a run draw noise from (seed, t, r) only.
 
@@ -56,32 +54,37 @@ class DiscreteVAE(keras.Model):
     def __init__(
         self,
         encoder: keras.Model,
-        latent: Latent,
+        latent: latents.Latent,
         decoder: keras.Model,
         *,
         estimator: str | Callable | None = None,
-        likelihood=None,
+        likelihood: likelihoods.Likelihood | None = None,
+        kl_weight: float = 1.0,
         seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        _check_parts(encoder, latent, decoder)
+        likelihood = likelihoods.Bernoulli() if likelihood is None else likelihood
+        latents.check(latent)
+        likelihoods.check(likelihood)
+        networks.check("encoder", encoder)
+        networks.check("decoder", decoder)
+        networks.check_shapes(encoder, latent, decoder, likelihood)
         self.encoder = encoder
         self.latent = latent
         self.decoder = decoder
         self.estimator = estimators.ImportanceSampling() if estimator is None else estimators.get(estimator)
-        self.likelihood = likelihoods.Bernoulli() if likelihood is None else likelihood
         estimators.check(self.estimator, latent)
-        if not isinstance(self.likelihood, likelihoods.Likelihood):
-            raise TypeError(f"likelihood is {likelihood!r}; it must be an object of tf_isvae.likelihoods.")
+        self.likelihood = likelihood
         self.seed = random.randint(0, 2**31 - 1) if seed is None else checks.integer("seed", seed, None)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.image_shape = tuple(encoder.input_shape[1:])
         # The weight of the KL term in training is the product of these; the logs ignore both. The first is the
         # model's, and saved with it. The second is of one training (callbacks.KLAnnealing): no weight of the model, and
         # 1 after every `fit`, however that ends.
+        initial = keras.initializers.Constant(checks.positive("kl_weight", kl_weight))
         self.kl_weight = self.add_weight(
-            name="kl_weight", shape=(), initializer="ones", trainable=False, dtype="float32"
+            name="kl_weight", shape=(), initializer=initial, trainable=False, dtype="float32"
         )
         self.kl_annealing = tf.Variable(1.0, trainable=False, name="kl_annealing")
         self._trackers = [keras.metrics.Mean(name=name) for name in ("loss", "log_likelihood", "kl")]
@@ -117,7 +120,7 @@ class DiscreteVAE(keras.Model):
             output = self.decoder(tf.reshape(z, (-1, self.latent.units)), training=training)
             if z.shape[1] == 1:
                 return self.likelihood.log_prob_of_each(output, images)
-            output = tf.reshape(output, tf.concat([[samples, batch], self.image_shape], 0))
+            output = tf.reshape(output, tf.concat([[samples, batch], self.decoder.output_shape[1:]], 0))
             return self.likelihood.log_prob(output, images)
 
         return log_likelihood
@@ -134,7 +137,7 @@ class DiscreteVAE(keras.Model):
             tracker.update_state(values)
         results = {metric.name: metric.result() for metric in self.metrics}
         strategy = tf.distribute.get_strategy()
-        if 1 < strategy.num_replicas_in_sync > len(strategy.extended.worker_devices):
+        if 1 < strategy.num_replicas_in_sync > _private_apis.local_replicas(strategy):
             # Keras takes the mean over several workers along the first axis.
             results = {name: tf.reshape(value, (1,)) for name, value in results.items()}
         return results
@@ -142,16 +145,18 @@ class DiscreteVAE(keras.Model):
     def train_step(self, data):
         images = only_images(data)
         replica = tf.distribute.get_replica_context()
-        # The mean over the global batch, exact also where the replicas' shares differ (the last batch): Keras sums
+        # The mean over the global batch, exact also if the replicas' shares differ (the last batch): Keras sums
         # the replicas' gradients.
         global_batch = tf.cast(tf.shape(images)[0], tf.float32)
         if replica.num_replicas_in_sync > 1:
             global_batch = replica.all_reduce(tf.distribute.ReduceOp.SUM, global_batch)
+        seed = self.noise_seed(_private_apis.batches_seen(self.optimizer))
         with tf.GradientTape() as tape:
-            estimate, kl = self._elbo_terms(images, self.noise_seed(self.optimizer.iterations), training=True)
+            estimate, kl = self._elbo_terms(images, seed, training=True)
             loss = tf.reduce_sum(self.kl_weight * self.kl_annealing * kl - estimate.surrogate) / global_batch
-            if self.losses:  # regularisers of the user's networks
-                loss += tf.add_n(self.losses) / replica.num_replicas_in_sync
+            if self.losses:  # regularisers of the user's networks, in the dtypes of their layers
+                regularisation = tf.add_n([tf.cast(term, tf.float32) for term in self.losses])
+                loss += regularisation / replica.num_replicas_in_sync
             loss = self.optimizer.scale_loss(loss)
         weights = self.trainable_variables
         self.optimizer.apply(tape.gradient(loss, weights), weights)
@@ -169,9 +174,10 @@ class DiscreteVAE(keras.Model):
 
         Labels are ignored. Arrays are checked whole, data sets by their first batch, before training starts.
         """
-        self._check_given(x)
-        self._check_first(x)
-        self._check_first(kwargs.get("validation_data"), "validation images")
+        checks.training_images("images", x, self.image_shape)
+        if kwargs.get("validation_data") is not None:
+            checks.training_images("validation images", kwargs["validation_data"], self.image_shape)
+        checks.optimizer(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
         for name in ("batch_size", "epochs"):
             if kwargs.get(name) is not None:
                 checks.integer(name, kwargs[name])
@@ -186,42 +192,9 @@ class DiscreteVAE(keras.Model):
 
     def evaluate(self, x=None, *args, **kwargs):
         """keras.Model.evaluate on images or a tf.data.Dataset of batches: loss (= -ELBO), log_likelihood, kl (nats)."""
-        if not kwargs.get("_use_cached_eval_dataset"):  # Keras's own validation inside fit, already checked
-            self._check_given(x)
-            self._check_first(x)
+        if not _private_apis.is_validation(kwargs):
+            checks.training_images("images", x, self.image_shape)
         return super().evaluate(x, *args, **kwargs)
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Keras's step before `fit` under a strategy; here only the optimizer can be left to build.
-
-        Keras's own takes a batch out of the data for it, and fails where the replicas' shares of that batch differ.
-        """
-        if self.optimizer is not None and not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
-
-    def _check_given(self, x) -> None:
-        if x is None or isinstance(x, (str, os.PathLike)):
-            raise TypeError(f"images are {x!r}; give an array, or a data set of batches in [0, 1]: datasets.load(...).")
-
-    def _check_first(self, x, name: str = "images") -> None:
-        if isinstance(x, tf.data.Dataset):
-            x = next(iter(x.take(1)), None)
-            if x is None:
-                raise ValueError(f"{name} come as a data set without any batch; it must have at least 1.")
-        if isinstance(x, (tuple, list)):  # (images, labels)
-            x = (
-                x[0]
-                if len(x) and not isinstance(x[0], (tuple, list, int, float))
-                else checks.array(name, x, "(n, H, W, C)")
-            )
-        if isinstance(x, dict):
-            raise TypeError(
-                f"{name} come as a dict of {', '.join(map(str, x))}; give images, or a data set of them or of "
-                "pairs (images, labels): map(lambda example: example['image']) for one from TFDS."
-            )
-        if isinstance(x, (np.ndarray, tf.Tensor)):
-            checks.images(name, x, self.image_shape)
 
     # --- using a trained model ----------------------------------------------------------------------------------
 
@@ -238,7 +211,7 @@ class DiscreteVAE(keras.Model):
 
         Raises ValueError for codes of another shape or range.
         """
-        return self._in_chunks(self._decode, self._check_codes(codes))
+        return self._in_chunks(self._decode, self.latent.check_codes(codes))
 
     def reconstruct(self, images, seed: int | None = None) -> np.ndarray:
         """Mean images of one sample of q(z|x) for each image: (n, H, W, C) in [0, 1]. `seed` fixes the sample."""
@@ -257,7 +230,7 @@ class DiscreteVAE(keras.Model):
     def log_likelihood(self, images, num_samples: int = 100, seed: int | None = None) -> np.ndarray:
         """ln p(x) of each image: (n,) float32, nats.
 
-        Where the latent has at most 4,096 codes, exact: ln sum_z p(x|z) p(z). Otherwise the importance-weighted bound
+        Exact if the latent has at most 4,096 codes: ln sum_z p(x|z) p(z). Otherwise the importance-weighted bound
             ln 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x),   K = num_samples
         (Burda, Grosse & Salakhutdinov 2016), which never lies above ln p(x) in the mean and grows with K.
         """
@@ -268,17 +241,14 @@ class DiscreteVAE(keras.Model):
         if self.latent.enumerable:
             return self._in_chunks(self._exact_log_likelihood, images)
         # A chunk of images and of samples at a time: at most about CHUNK decoded images in memory.
-        samples = min(num_samples, CHUNK)
-        sizes = [samples] * (num_samples // samples)
-        if num_samples % samples:
-            sizes.append(num_samples % samples)
+        sizes = [min(CHUNK, num_samples - begin) for begin in range(0, num_samples, CHUNK)]
         seed = self._fresh_seed(seed)
         parts = [
             self._in_chunks(
                 self._log_mean_weight,
                 images,
                 tf.constant(size),
-                chunk=max(1, CHUNK // samples),
+                chunk=max(1, CHUNK // sizes[0]),
                 seed=tf.random.experimental.stateless_fold_in(seed, i),
             )
             for i, size in enumerate(sizes)
@@ -335,28 +305,6 @@ class DiscreteVAE(keras.Model):
             return tf.cast(self.seed_generator.next(), tf.int32)
         return _stateless(checks.integer("seed", seed, None))
 
-    def _check_codes(self, codes) -> np.ndarray:
-        codes = checks.array("codes", codes, f"(n, {self.latent.code_units})")
-        width, values = self.latent.code_units, self.latent.code_values
-        if codes.ndim != 2 or codes.shape[1] != width or not len(codes):
-            raise ValueError(
-                f"codes have shape {codes.shape}; this model takes (n, {width}), as encode(images) gives them."
-            )
-        if values is None:
-            is_real = np.issubdtype(codes.dtype, np.floating) or np.issubdtype(codes.dtype, np.integer)
-            if not is_real or not np.isfinite(codes).all():
-                raise ValueError(
-                    f"codes of dtype {codes.dtype} are not all finite numbers; this model takes real ones."
-                )
-            return codes.astype(np.float32)
-        if not np.issubdtype(codes.dtype, np.integer) and codes.dtype != np.bool_:
-            raise TypeError(f"codes have dtype {codes.dtype}; they must be integers from 0 to {values - 1}.")
-        if codes.min() < 0 or codes.max() >= values:
-            raise ValueError(
-                f"codes have values from {codes.min()} to {codes.max()}; this model takes 0 to {values - 1}."
-            )
-        return codes.astype(np.int32)
-
     # --- serialisation ------------------------------------------------------------------------------------------
 
     def get_config(self) -> dict:
@@ -366,6 +314,7 @@ class DiscreteVAE(keras.Model):
             "name": self.name,
             "dtype": serialise(self.dtype_policy),
             **{part: serialise(getattr(self, part)) for part in parts},
+            "kl_weight": float(keras.ops.convert_to_numpy(self.kl_weight)),
             "seed": self.seed,
         }
 
@@ -384,86 +333,9 @@ def _stateless(seed: int) -> tf.Tensor:
     return tf.constant([seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF], tf.int32)
 
 
-def in_precision(model: DiscreteVAE, precision: str | None) -> DiscreteVAE:
-    """The model with every layer, those of nested networks included, computing in the given precision.
-
-    A model computes in the precision that it was built in, wherever it goes: one built under mixed_bfloat16 is slow on
-    the many processors without instructions for bfloat16. Its weights are float32 all the same.
-
-    Args:
-        model: the model; it is not changed.
-        precision: "float32" or "mixed_bfloat16"; None for whatever the model has.
-
-    Returns:
-        A new model with the same weights, not compiled; or `model` itself if it computes in that precision already.
-
-    Raises:
-        TypeError: if `model` is not a DiscreteVAE, or Keras cannot make one of its layers again from its config.
-        ValueError: if `precision` is none of those above.
-
-    Example:
-        >>> import keras
-        >>> from tf_isvae import zoo
-        >>> from tf_isvae.model import in_precision
-        >>> keras.config.set_dtype_policy("mixed_bfloat16")
-        >>> trained = zoo.build("cnn_bvae")
-        >>> keras.config.set_dtype_policy("float32")
-        >>> in_precision(trained, "float32").encoder.layers[0].compute_dtype
-        'float32'
-    """
-    check_model(model)
-    if precision is not None:
-        checks.one_of("precision", precision, PRECISIONS)
-    if precision is None or all(layer.dtype_policy.name == precision for layer in _layers(model)):
-        return model
-
-    def converted(config):
-        if isinstance(config, dict):
-            if config.get("class_name") == "DTypePolicy" and "config" in config:
-                return {**config, "config": {"name": precision}}
-            return {key: converted(value) for key, value in config.items()}
-        return type(config)(map(converted, config)) if isinstance(config, (list, tuple)) else config
-
-    copy = type(model).from_config(converted(model.get_config()))
-    copy.set_weights(model.get_weights())
-    copy.seed_generator.state.assign(model.seed_generator.state)
-    return copy
-
-
-def _layers(layer: keras.Layer) -> Iterator[keras.Layer]:
-    yield layer
-    for part in getattr(layer, "layers", ()):
-        yield from _layers(part)
-
-
 def only_images(data):
-    """Images of a batch of a data set, which may come with labels; ValueError where weights come with them."""
+    """Images of a batch of a data set, which may come with labels. Raises ValueError if weights come with them."""
     images, _, weights = keras.utils.unpack_x_y_sample_weight(data)
     if weights is not None:
         raise ValueError(NO_WEIGHTS)
     return images
-
-
-def _check_parts(encoder, latent, decoder) -> None:
-    if not isinstance(latent, Latent):
-        raise TypeError(f"latent is {latent!r}; it must be a BernoulliLatent, CategoricalLatent or GaussianLatent.")
-    for name, network in (("encoder", encoder), ("decoder", decoder)):
-        if not isinstance(network, keras.Model):
-            raise TypeError(f"{name} is {network!r}; it must be a keras.Model (Sequential or functional).")
-        if not network.built:
-            raise ValueError(f"{name} has no input shape yet; begin it with keras.Input(shape).")
-        if not all(isinstance(getattr(network, shape, None), tuple) for shape in ("input_shape", "output_shape")):
-            raise ValueError(
-                f"{name} is a {type(network).__name__} whose input and output shapes Keras does not know; "
-                "it must be a Sequential or functional model with one input and one output."
-            )
-    if len(encoder.input_shape) != 4 or None in encoder.input_shape[1:]:
-        raise ValueError(f"the encoder's input has shape {encoder.input_shape}; it must be (None, H, W, C).")
-    expected = (
-        ("encoder's output", encoder.output_shape[1:], (latent.encoder_units,)),
-        ("decoder's input", decoder.input_shape[1:], (latent.units,)),
-        ("decoder's output", decoder.output_shape[1:], encoder.input_shape[1:]),
-    )
-    for what, given, wanted in expected:
-        if tuple(given) != tuple(wanted):
-            raise ValueError(f"the {what} has shape {tuple(given)}; with these parts it must be {tuple(wanted)}.")

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from tf_isvae import checks
+from tf_isvae import checks, likelihoods
+from tf_isvae.latents import Latent
 
 STRIDES = 2
 FILTERS = (32, 64, 64, 128)
@@ -141,21 +142,69 @@ def conv_decoder(units: int, image_shape: Sequence[int]) -> keras.Model:
     )
 
 
-def start_at_mean(decoder: keras.Model, mean_image: np.ndarray) -> None:
-    """Sets the decoder's last bias so that an untrained model gives about the mean image (H, W, C) for every z.
+def start_at_mean(
+    decoder: keras.Model, mean_image: np.ndarray, likelihood: likelihoods.Likelihood | None = None
+) -> None:
+    """Sets the decoder's last bias so that an untrained model gives about the mean image for every z.
 
     Otherwise the first thing that z can do for any image is to set the overall brightness, on which all posteriors
-    agree, and a posterior that has become certain hardly moves again. Where the last bias is one number a channel
-    (convolutions), it is set to the mean of the channel. Raises ValueError for another shape, or values not in [0, 1].
+    agree, and a posterior that has become certain hardly moves again.
+
+    Args:
+        decoder: a decoder whose last layer has a bias: one number an output, or one a channel (convolutions), which is
+            then that of the channel's mean.
+        mean_image: (H, W, C) in [0, 1].
+        likelihood: the one that the decoder's output is for; default Bernoulli().
+
+    Raises:
+        ValueError: a mean image of another shape, or with values not in [0, 1].
+
+    Example:
+        >>> decoder = dense_decoder(3, (2, 2, 1))
+        >>> start_at_mean(decoder, np.full((2, 2, 1), 0.5))
+        >>> decoder.layers[-2].bias.numpy().tolist()  # logits of 0.5
+        [0.0, 0.0, 0.0, 0.0]
     """
-    if mean_image.shape != decoder.output_shape[1:] or not ((mean_image >= 0) & (mean_image <= 1)).all():
+    likelihood = likelihoods.Bernoulli() if likelihood is None else likelihood
+    # Only the likelihood knows the image's channels from the decoder's outputs.
+    *grid, outputs = decoder.output_shape[1:]
+    fits = list(mean_image.shape[:-1]) == grid and likelihood.output_channels(mean_image.shape[-1]) == outputs
+    if not fits or not ((mean_image >= 0) & (mean_image <= 1)).all():
         given = "NaN" if np.isnan(mean_image).any() else f"{mean_image.min():g} to {mean_image.max():g}"
         raise ValueError(
-            f"mean_image has shape {mean_image.shape} and values {given}; "
-            f"it must have the decoder's, {decoder.output_shape[1:]}, and lie in [0, 1]."
+            f"mean_image has shape {mean_image.shape} and values {given}; it must fit the decoder's output, "
+            f"{decoder.output_shape[1:]}, and lie in [0, 1]."
         )
     layer = next(layer for layer in reversed(decoder.layers) if getattr(layer, "bias", None) is not None)
-    if math.prod(layer.bias.shape) != mean_image.size:
+    if math.prod(layer.bias.shape) != math.prod(decoder.output_shape[1:]):
         mean_image = mean_image.mean(axis=(0, 1))
-    mean = np.clip(mean_image.ravel(), 0.01, 0.99)
-    layer.bias.assign(np.log(mean / (1 - mean)))
+    layer.bias.assign(likelihood.output_of_mean(mean_image).ravel())
+
+
+def check(name: str, network: keras.Model) -> None:
+    """Raises TypeError or ValueError if it is no Keras model with one input and one output of known shapes."""
+    if not isinstance(network, keras.Model):
+        raise TypeError(f"{name} is {network!r}; it must be a keras.Model (Sequential or functional).")
+    if not network.built:
+        raise ValueError(f"{name} has no input shape yet; it must begin with keras.Input(shape).")
+    if not all(isinstance(getattr(network, shape, None), tuple) for shape in ("input_shape", "output_shape")):
+        raise ValueError(
+            f"{name} is a {type(network).__name__} whose input and output shapes Keras does not know; "
+            "it must be a Sequential or functional model with one input and one output."
+        )
+
+
+def check_shapes(
+    encoder: keras.Model, latent: Latent, decoder: keras.Model, likelihood: likelihoods.Likelihood
+) -> None:
+    """Raises ValueError if the shapes of the parts of a model do not fit together."""
+    if len(encoder.input_shape) != 4 or None in encoder.input_shape[1:]:
+        raise ValueError(f"the encoder's input has shape {encoder.input_shape}; it must be (None, H, W, C).")
+    *grid, channels = encoder.input_shape[1:]
+    for what, given, wanted in (
+        ("encoder's output", encoder.output_shape[1:], (latent.encoder_units,)),
+        ("decoder's input", decoder.input_shape[1:], (latent.units,)),
+        ("decoder's output", decoder.output_shape[1:], (*grid, likelihood.output_channels(channels))),
+    ):
+        if tuple(given) != wanted:
+            raise ValueError(f"the {what} has shape {tuple(given)}; with these parts it must be {wanted}.")

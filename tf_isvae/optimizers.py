@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from tf_isvae import _private_apis
+
 
 @keras.saving.register_keras_serializable("tf_isvae")
 class Adam(keras.optimizers.Adam):
@@ -20,12 +22,12 @@ class Adam(keras.optimizers.Adam):
         dense = isinstance(gradient, tf.Tensor)
         if self.amsgrad or not dense or not variable.dtype == gradient.dtype == tf.float32:
             return super().update_step(gradient, variable, learning_rate)
-        index = self._get_variable_index(variable)
+        momentum, velocity = _private_apis.moments(self, variable)
         step = tf.cast(self.iterations, tf.float32) + 1
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
-            m=_handle(self._momentums[index]),
-            v=_handle(self._velocities[index]),
+            m=_handle(momentum),
+            v=_handle(velocity),
             beta1_power=self.beta_1**step,
             beta2_power=self.beta_2**step,
             lr=tf.cast(learning_rate, tf.float32),

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import keras
 
-from tf_isvae import checks, estimators, keras_files, networks
+from tf_isvae import checks, estimators, keras_files, likelihoods, networks
 from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent, Latent
-from tf_isvae.model import DiscreteVAE, in_precision
+from tf_isvae.model import DiscreteVAE
 from tf_isvae.posteriors import MAX_ENUMERATED_CODES
+from tf_isvae.precision import in_precision
 
 
 class Row(NamedTuple):
@@ -175,10 +176,14 @@ def build(
     row = MODELS[check_name(name)]
     latent_dim = row.latent_dim if latent_dim is None else checks.integer_or_pair("latent_dim", latent_dim)
     latent = row.latent(latent_dim)
+    likelihood = likelihoods.Bernoulli() if likelihood is None else likelihood
+    likelihoods.check(likelihood)
+    encoder = row.encoder(image_shape, latent.encoder_units)
+    *grid, channels = encoder.input_shape[1:]
     return DiscreteVAE(
-        row.encoder(image_shape, latent.encoder_units),
+        encoder,
         latent,
-        row.decoder(latent.units, image_shape),
+        row.decoder(latent.units, (*grid, likelihood.output_channels(channels))),
         estimator=estimators.get(row.estimator(latent_dim) if estimator is None else estimator),
         likelihood=likelihood,
         seed=seed,

@@ -14,12 +14,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.lite.python.convert import ConverterError
 
-from tf_isvae import checks, files
+from tf_isvae import _private_apis, checks, files
 from tf_isvae.export.saved_model import write
 from tf_isvae.export.signatures import inputs, signatures
-from tf_isvae.model import DiscreteVAE, check_model, in_precision
+from tf_isvae.model import DiscreteVAE, check_model
+from tf_isvae.precision import in_precision
 
 QUANTIZATIONS = (None, "float16", "int8")
 # What int8 files compute in integers: the products with the weights, where all time and space goes. Noise and sums
@@ -122,7 +122,7 @@ def _convert(model: DiscreteVAE, graphs: dict, quantize: str | None, calibration
             )
             debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)
             return debugger.get_nondebug_quantized_model()
-        except ConverterError as error:
+        except _private_apis.converter_error() as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"LiteRT's built-in operations cannot express this model: {reason}") from None
 

@@ -16,7 +16,8 @@ import tensorflow as tf
 from tf_isvae import files
 from tf_isvae.export import card, serving
 from tf_isvae.export.signatures import signatures
-from tf_isvae.model import DiscreteVAE, check_model, in_precision
+from tf_isvae.model import DiscreteVAE, check_model
+from tf_isvae.precision import in_precision
 
 try:
     import fcntl

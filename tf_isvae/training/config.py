@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_isvae import estimators, zoo
-from tf_isvae.model import PRECISIONS
+from tf_isvae.precision import PRECISIONS
 from tf_isvae.training import settings
 from tf_isvae.training.settings import setting
 from tf_isvae.training.workers import STRATEGIES

@@ -87,7 +87,7 @@ def _prepare_in(directory: RunDirectory, config: Config, team: Workers) -> Run:
     if checkpoint is not None:
         recorder.restore(checkpoint)
     elif config.start_at_mean:
-        networks.start_at_mean(model.decoder, team.mean(next(iter(data.train)).numpy()))
+        networks.start_at_mean(model.decoder, team.mean(next(iter(data.train)).numpy()), model.likelihood)
     directory.begin(dataclasses.asdict(config))
     return Run(config, data, recorder)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from tf_isvae import _private_apis
 from tf_isvae.training import signals
 
 STRATEGIES = ("default", "mirrored", "multi_worker")
@@ -97,7 +98,7 @@ class SeveralWorkers(Workers):
         return AGREE_STEPS
 
     def sum(self, values) -> np.ndarray:
-        devices = len(self.strategy.extended.worker_devices)
+        devices = _private_apis.local_replicas(self.strategy)
         return self._summing(tf.constant(values, tf.float64)).numpy() / devices
 
     @functools.cached_property

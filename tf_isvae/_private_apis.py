@@ -1,0 +1,56 @@
+"""Every name of Keras or TensorFlow that is used here without being public, each with its reason.
+
+tests/test_private_apis.py says what breaks when a new version changes one of them. (`_parameters` and
+`_parameter_properties` in `posteriors` are TensorFlow Probability's documented way to make a subclass of a
+distribution.)
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+
+def batches_seen(optimizer: keras.optimizers.Optimizer):
+    """The variable that counts every call of `optimizer.apply`, micro-batches of an accumulated gradient included.
+
+    `iterations` is that count divided by gradient_accumulation_steps: it stands still within one update.
+    """
+    # keras.optimizers.LossScaleOptimizer counts in the optimizer that it wraps.
+    return getattr(optimizer, "inner_optimizer", optimizer)._iterations
+
+
+def moments(optimizer: keras.optimizers.Adam, variable) -> tuple:
+    """Adam's first and second moment of a weight: public only as a list in no documented order."""
+    index = optimizer._get_variable_index(variable)
+    return optimizer._momentums[index], optimizer._velocities[index]
+
+
+def local_replicas(strategy: tf.distribute.Strategy) -> int:
+    """The replicas of this process; `num_replicas_in_sync` counts those of all workers."""
+    return len(strategy.extended.worker_devices)
+
+
+def is_validation(evaluate_arguments: dict) -> bool:
+    """True for the call of `evaluate` that Keras makes within `fit`, whose data have been checked."""
+    return bool(evaluate_arguments.get("_use_cached_eval_dataset"))
+
+
+class BuildsOnlyTheOptimizer:
+    """A mixin for keras.Model: what Keras does before `fit` under a strategy, for a model that is built already.
+
+    Keras's own takes a batch out of the data to build the model with, and fails if the replicas' shares of that batch
+    differ.
+    """
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        if self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+
+def converter_error() -> type[Exception]:
+    """What tf.lite.TFLiteConverter raises if builtin operations cannot express a graph; it has no public name."""
+    from tensorflow.lite.python.convert import ConverterError  # here, because it takes a moment to import
+
+    return ConverterError

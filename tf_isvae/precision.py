@@ -1,0 +1,65 @@
+"""What the networks of a model compute in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import keras
+
+from tf_isvae import checks
+from tf_isvae.model import DiscreteVAE, check_model
+
+# Names of Keras's dtype policies. Log-densities and their sums are float32 in either.
+PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+def in_precision(model: DiscreteVAE, precision: str | None) -> DiscreteVAE:
+    """The model with every layer, those of nested networks included, computing in the given precision.
+
+    A model computes in the precision that it was built in, wherever it goes: one built under mixed_bfloat16 is slow on
+    the many processors without instructions for bfloat16. Its weights are float32 all the same.
+
+    Args:
+        model: the model; it is not changed.
+        precision: "float32" or "mixed_bfloat16"; None for whatever the model has.
+
+    Returns:
+        A new model with the same weights, not compiled; or `model` itself if it computes in that precision already.
+
+    Raises:
+        TypeError: if `model` is not a DiscreteVAE, or Keras cannot make one of its layers again from its config.
+        ValueError: if `precision` is none of those above.
+
+    Example:
+        >>> import keras
+        >>> from tf_isvae import zoo
+        >>> from tf_isvae.precision import in_precision
+        >>> keras.config.set_dtype_policy("mixed_bfloat16")
+        >>> trained = zoo.build("cnn_bvae")
+        >>> keras.config.set_dtype_policy("float32")
+        >>> in_precision(trained, "float32").encoder.layers[0].compute_dtype
+        'float32'
+    """
+    check_model(model)
+    if precision is not None:
+        checks.one_of("precision", precision, PRECISIONS)
+    if precision is None or all(layer.dtype_policy.name == precision for layer in _layers(model)):
+        return model
+
+    def converted(config):
+        if isinstance(config, dict):
+            if config.get("class_name") == "DTypePolicy" and "config" in config:
+                return {**config, "config": {"name": precision}}
+            return {key: converted(value) for key, value in config.items()}
+        return type(config)(map(converted, config)) if isinstance(config, (list, tuple)) else config
+
+    copy = type(model).from_config(converted(model.get_config()))
+    copy.set_weights(model.get_weights())
+    copy.seed_generator.state.assign(model.seed_generator.state)
+    return copy
+
+
+def _layers(layer: keras.Layer) -> Iterator[keras.Layer]:
+    yield layer
+    for part in getattr(layer, "layers", ()):
+        yield from _layers(part)
