@@ -7,7 +7,8 @@ import shutil
 import keras
 
 from tf_isvae import files, plotting
-from tf_isvae.model import DiscreteVAE, in_precision
+from tf_isvae.model import DiscreteVAE
+from tf_isvae.precision import in_precision
 from tf_isvae.training.config import Config
 from tf_isvae.training.data import Data
 from tf_isvae.training.recorder import Recorder
