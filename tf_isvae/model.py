@@ -177,7 +177,8 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         checks.training_images("images", x, self.image_shape)
         if kwargs.get("validation_data") is not None:
             checks.training_images("validation images", kwargs["validation_data"], self.image_shape)
-        checks.optimizer(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
+        if self.compiled:  # or Keras says that it is not
+            checks.optimizer(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
         for name in ("batch_size", "epochs"):
             if kwargs.get(name) is not None:
                 checks.integer(name, kwargs[name])
