@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from helpers import tfds_has
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from tf_isvae import datasets
 
@@ -206,6 +206,132 @@ def test_jpeg_and_the_kinds_of_png_agree_with_pil(tmp_path, monkeypatch, limit):
             np.testing.assert_allclose(image, theirs, atol=3 if "jp" in name else 1, err_msg=name)
 
 
+def linked(folder, target):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(target, target_is_directory=True)
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    save_images(tmp_path / "images" / "own", numbered(4))
+    save_images(tmp_path / "elsewhere" / "deeper", numbered(100)[10:])
+    linked(tmp_path / "images" / "more", tmp_path / "elsewhere")
+    found = numbers_of(whole(datasets.load(tmp_path / "images", batch_size=200)))
+    assert found == [*range(10, 100), *range(4)]  # in the order of the paths: more/deeper, own
+    assert datasets.fingerprint(tmp_path / "images")["images"] == 94
+
+
+def test_loops_of_links_end_and_no_folder_is_read_twice(tmp_path):
+    root = tmp_path / "images"
+    save_images(root / "b", numbered(3))
+    save_images(root / "c", numbered(6)[3:])
+    for link, target in (("a", root / "b"), ("b/up", root), ("b/across", root / "c"), ("c/across", root / "b")):
+        linked(root / link, target)
+    linked(root / "c" / "self", root / "c")
+    # Folders under their own names, as if there were no links: a is b.
+    assert numbers_of(whole(datasets.load(root, batch_size=9))) == list(range(6))
+
+
+def test_a_link_may_be_a_split(tmp_path):
+    save_images(tmp_path / "stored" / "first", numbered(3))
+    save_images(tmp_path / "stored" / "second", numbered(5))
+    for split, name in (("train", "first"), ("test", "second")):
+        linked(tmp_path / "images" / split, tmp_path / "stored" / name)
+    assert len(whole(datasets.load(tmp_path / "images", batch_size=9))) == 3
+    assert len(whole(datasets.load(tmp_path / "images", "test", batch_size=9))) == 5
+
+
+def test_a_link_to_an_image_that_is_gone_is_refused(tmp_path):
+    save_images(tmp_path, numbered(2))
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    refused(ValueError, tmp_path / "gone.png", "does not lead to a file", source=tmp_path)
+
+
+def test_names_of_splits_in_capitals(tmp_path):
+    save_images(tmp_path / "Train", numbered(3))
+    save_images(tmp_path / "TEST", numbered(5))
+    for split, count in (("train", 3), ("Train", 3), ("test", 5), ("TEST", 5)):
+        assert len(whole(datasets.load(tmp_path, split, batch_size=9))) == count
+    refused(datasets.NoSuchSplit, "'validation'", '"TEST" and "Train"', source=tmp_path, split="validation")
+
+
+def test_one_split_under_two_names_is_refused(tmp_path):
+    for name in ("train", "Train", "test"):
+        save_images(tmp_path / name, numbered(2))
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system does not tell capitals from small letters")
+    for split in ("train", "Train", "test"):
+        refused(ValueError, tmp_path, '"Train" and "train"', "one of each split", source=tmp_path, split=split)
+
+
+ORIENTED = [(orientation, kind) for orientation in range(1, 9) for kind in ("jpeg", "png")]
+
+
+def oriented(orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory):
+    """One picture in all orientations, stored so that each file has 16 x 24 pixels or, turned, 24 x 16."""
+    folder = tmp_path_factory.mktemp("turned")
+    y, x = np.mgrid[:16, :24]
+    picture = Image.fromarray(np.stack([10 * x, 15 * y, 4 * (x + y)], -1).astype(np.uint8))
+    for orientation, kind in ORIENTED:
+        options = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {}
+        picture.save(folder / f"{orientation}.{kind}", exif=oriented(orientation), **options)
+        (folder / "flat").mkdir(exist_ok=True)
+        if orientation < 5:
+            shutil.copy(folder / f"{orientation}.{kind}", folder / "flat")
+    (folder / "tall").mkdir()
+    for orientation in (5, 6, 7, 8):
+        shutil.copy(folder / f"{orientation}.png", folder / "tall")
+    return folder
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_images_are_turned_upright_as_pil_does(turned, monkeypatch, limit):
+    """All orientations of EXIF in both formats, those of one size and those that turn height into width."""
+    if limit is not None:
+        monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
+    for name, shape in (("flat", (16, 24, 3)), ("tall", (24, 16, 3))):
+        ours = datasets.load(turned / name, batch_size=3)
+        assert ours.element_spec.shape == (None, *shape)
+        for path, image in zip(sorted((turned / name).iterdir()), whole(ours) * 255, strict=True):
+            theirs = np.asarray(ImageOps.exif_transpose(Image.open(path)), np.float32)
+            # TensorFlow decodes JPEG with the faster, less exact cosine transform. Another orientation differs by 100.
+            np.testing.assert_allclose(image, theirs, atol=10 if path.suffix == ".jpeg" else 0.01, err_msg=path.name)
+
+
+def test_sizes_are_compared_as_the_images_are_shown(turned):
+    refused(ValueError, turned, "different sizes", "(16, 24)", "(24, 16)", "image_size", source=turned)
+    assert whole(datasets.load(turned, batch_size=9, image_size=8)).shape == (16 + 8 + 4, 8, 8, 3)
+    assert datasets.fingerprint(turned / "tall")["shape"] == [24, 16, 3]
+
+
+def test_orientation_behind_the_pixels_of_a_png(tmp_path):
+    """EXIF may stand anywhere in a PNG; some programs append it."""
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=oriented(6))
+    data = (tmp_path / "a.png").read_bytes()
+    begin = data.index(b"eXIf") - 4
+    end = begin + 12 + int.from_bytes(data[begin : begin + 4], "big")
+    last = data.index(b"IEND") - 4
+    (tmp_path / "a.png").write_bytes(data[:begin] + data[end:last] + data[begin:end] + data[last:])
+    theirs = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+    assert theirs.shape == (3, 2)
+    np.testing.assert_array_equal(whole(datasets.load(tmp_path, batch_size=1))[0, ..., 0], theirs / np.float32(255))
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535, "exif"])
+def test_an_orientation_that_means_nothing_turns_nothing(tmp_path, value):
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = b"Exif\0\0" + bytes(range(40)) if value == "exif" else oriented(value)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(whole(datasets.load(tmp_path, batch_size=1))[0, ..., 0], pixels / np.float32(255))
+
+
 @pytest.mark.parametrize("bits", [1, 16])
 def test_other_depths_of_grey(tmp_path, bits):
     values = np.random.default_rng(0).integers(0, 2**bits, (9, 7)).astype(np.uint16)
@@ -275,7 +401,7 @@ def tiny(tmp_path_factory):
 def test_tfds_in_several_files(tiny, monkeypatch, limit, split):
     if limit is not None:
         monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
-        monkeypatch.setattr(datasets, "SHUFFLE_BUFFER", 8)  # several windows
+        monkeypatch.setattr(datasets.tfds, "SHUFFLE_BUFFER", 8)  # several windows
     one_file_after_the_other = tfds.ReadConfig(interleave_cycle_length=1)
     stored = tfds.load("tiny_images", split=split, data_dir=tiny, read_config=one_file_after_the_other)
     expected = [int(example["label"]) for example in stored]
@@ -416,7 +542,7 @@ def test_the_order_is_the_same_in_another_process_whatever_the_global_seed(elsew
 
 def test_tfds_order_from_disk_does_not_depend_on_the_global_seed(prepared, from_disk, monkeypatch):
     prepared("mnist")
-    monkeypatch.setattr(datasets, "SHUFFLE_BUFFER", 150)
+    monkeypatch.setattr(datasets.tfds, "SHUFFLE_BUFFER", 150)
 
     def two_epochs(global_seed):
         tf.random.set_seed(global_seed)
@@ -467,7 +593,7 @@ def test_a_resumed_run_sees_the_same_batches(sixty, arguments):
 @pytest.mark.parametrize("binarize", [None, "static", "dynamic"])
 def test_a_resumed_run_sees_the_same_batches_of_tfds_from_disk(prepared, from_disk, monkeypatch, binarize):
     prepared("mnist")
-    monkeypatch.setattr(datasets, "SHUFFLE_BUFFER", 64)
+    monkeypatch.setattr(datasets.tfds, "SHUFFLE_BUFFER", 64)
 
     def run(start=0):
         arguments = {"seed": 1, "binarize": binarize, "labels": True}
@@ -559,6 +685,50 @@ def test_static_draws_stay_with_their_image(folder_of_60):
     assert rows(datasets.load(folder_of_60, batch_size=60, seed=4, binarize="static")) == first
 
 
+def expected_static(images, seed):
+    """uint8 images (n, H, W, C), drawn with NumPy's generator: value k of its stream is for pixel k of the source."""
+    draws = np.random.default_rng([7002, seed]).random(images.shape, np.float32)
+    return (draws < images / np.float32(255)).astype(np.float32)
+
+
+def by_content(images):
+    return sorted(image.tobytes() for image in images)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 1), (4, 6, 1)], ids=["odd", "even"])  # PCG64 makes two values at a time
+def test_static_draws_are_the_same_in_memory_and_from_disk(tmp_path, monkeypatch, shape):
+    images = np.random.default_rng(1).integers(0, 256, (50, *shape), np.uint8)
+    folder = save_images(tmp_path, images)
+    for seed in (None, 5):
+        expected = expected_static(images, seed or 0)
+        for limit in (2**31, 0):
+            monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
+            for options in ({"batch_size": 7}, {"batch_size": 50}):
+                found = whole(datasets.load(folder, binarize="static", seed=seed, **options))
+                if seed is None:
+                    np.testing.assert_array_equal(found, expected)
+                else:
+                    assert by_content(found) == by_content(expected)
+
+
+def test_static_draws_of_tfds_are_the_same_in_memory_and_from_disk(tiny, monkeypatch):
+    """With several files and windows, of a slice; labels say which image is which."""
+    monkeypatch.setattr(datasets.tfds, "SHUFFLE_BUFFER", 8)
+    given = {"data_dir": tiny, "batch_size": 5, "labels": True}
+    plain, _ = (
+        np.concatenate(p) for p in zip(*arrays(datasets.load("tiny_images", "train[3:20]", **given)), strict=True)
+    )
+    expected = expected_static(np.rint(plain * 255).astype(np.uint8), 4)
+    for limit in (2**31, 0):
+        monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
+        dataset = datasets.load("tiny_images", "train[3:20]", seed=4, binarize="static", **given)
+        for _ in range(2):
+            images, labels = (np.concatenate(parts) for parts in zip(*arrays(dataset), strict=True))
+            order = [int(np.sqrt(label)) for label in labels]
+            in_source = [number for number in numbers_of(plain)]
+            np.testing.assert_array_equal(images, expected[[in_source.index(number) for number in order]])
+
+
 def test_no_seed_draws_as_seed_0():
     images = np.full((50, 9, 9), 0.5, np.float32)
     for binarize in ("static", "dynamic"):
@@ -615,6 +785,8 @@ def test_bad_npz_files(tmp_path):
     refused(ValueError, bad, "(3,)", "2 images", source=bad, labels=True)
     np.savez(bad, images=numbered(2))
     refused(ValueError, bad, "no labels", source=bad, labels=True)
+    np.savez(bad, images=np.arange(3))
+    refused(ValueError, bad, "(3,)", "(n, H, W, C)", source=bad)
 
 
 def test_npz_files_are_never_unpickled(tmp_path):

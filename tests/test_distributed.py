@@ -212,12 +212,12 @@ def test_the_parts_together_are_the_batches(source, binarize, count):
 @pytest.mark.parametrize(
     "shard, words",
     [
-        ((2, 2), ["(2, 2)", "from 0 to 1"]),
-        ((-1, 2), ["shard[0]=-1", "at least 0"]),
-        ((0, 0), ["shard[1]=0", "at least 1"]),
-        ((0, 1.5), ["shard[1]=1.5", "integer"]),
-        (2, ["shard=2", "(i, n)"]),
-        ("ab", ["shard='ab'", "(i, n)"]),
+        ((2, 2), ["shard[0] is 2", "less than 2"]),
+        ((-1, 2), ["shard[0] is -1", "at least 0"]),
+        ((0, 0), ["shard[1] is 0", "at least 1"]),
+        ((0, 1.5), ["shard[1] is 1.5", "integer"]),
+        (2, ["shard is 2", "(i, n)"]),
+        ("ab", ["shard is 'ab'", "(i, n)"]),
     ],
 )
 def test_bad_shards(shard, words):

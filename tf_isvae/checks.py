@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -19,9 +19,15 @@ def integer(name: str, value: int, minimum: int | None = 1, below: int | None = 
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_integer or (minimum is not None and value < minimum) or (below is not None and value >= below):
         least = "" if minimum is None else f" of at least {minimum}"
-        most = "" if below is None else f" less than {below}"
+        most = "" if below is None else f" less than {_power_of_two(below)}"
         raise ValueError(f"{name} is {value!r}; it must be an integer{least}{' and' * bool(least and most)}{most}.")
     return int(value)
+
+
+def _power_of_two(value: int) -> str:
+    """The value, as a power of two if it is a large one."""
+    exponent = value.bit_length() - 1
+    return f"2^{exponent}" if exponent >= 16 and value == 2**exponent else str(value)
 
 
 def positive(name: str, value: float) -> float:
@@ -31,9 +37,25 @@ def positive(name: str, value: float) -> float:
     return float(value)
 
 
+def image_size(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """`value`, (H, W) or one integer for both, as (H, W).
+
+    Raises ValueError if it is neither, or a side is less than 1 or not less than 2^31.
+    """
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    try:
+        height, width = (integer(name, side, 1, 2**31) for side in sides)
+    except ValueError:
+        raise ValueError(
+            f"{name} is {value!r}; it must be (H, W), or one integer for both, of at least 1 and less than 2^31."
+        ) from None
+    return height, width
+
+
 def one_of(name: str, value, accepted: Iterable):
-    """`value` itself. Raises ValueError if it is none of `accepted`."""
+    """`value` itself, NumPy's integers as int. Raises ValueError if it is none of `accepted`."""
     accepted = tuple(accepted)
+    value = int(value) if isinstance(value, np.integer) else value
     # The type too: True equals 1, and an array equals nothing or everything.
     if not any(type(value) is type(choice) and value == choice for choice in accepted):
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, accepted))}.")
@@ -79,13 +101,19 @@ def images(name: str, values, image_shape: tuple[int, int, int] | None = None) -
             "reshape them, for example images[..., None] to add the channel of grey images."
         )
     values = values.astype(np.float32, copy=False)
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name} hold NaN or infinite values; they must lie in [0, 1]: clean the data.")
-        hint = "divide by 255" if high > 1 and high <= 255 and low >= 0 else "rescale them"
-        raise ValueError(f"{name} have values from {low:g} to {high:g}; they must lie in [0, 1]: {hint}.")
+    unit_interval(name, values)
     return values
+
+
+def unit_interval(name: str, values: np.ndarray) -> None:
+    """Raises ValueError unless all of `values`, an array that is not empty, lie in [0, 1]."""
+    low, high = values.min(), values.max()
+    if low >= 0 and high <= 1:
+        return
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"{name} hold NaN or infinite values; they must lie in [0, 1]: clean the data.")
+    hint = "divide by 255" if low >= 0 and 1 < high <= 255 else "rescale them"
+    raise ValueError(f"{name} have values from {low:.9g} to {high:.9g}; they must lie in [0, 1]: {hint}.")
 
 
 def training_images(name: str, given, image_shape: tuple[int, int, int]) -> None:

@@ -1,0 +1,197 @@
+"""Folders of PNG and JPEG images."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import struct
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_isvae.datasets.sources import Encoded, check_split, quoted
+
+BROKEN = "cannot be decoded as PNG or JPEG"
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+class _Header(NamedTuple):
+    """What the beginning of an image file says: its shape when it is shown, and how it must be turned for that."""
+
+    height: int
+    width: int
+    channels: int  # 1 or 3: alpha does not count
+    orientation: int  # 1 to 8, as in EXIF
+
+
+class Folder(Encoded):
+    """The images of one split, without labels, in the order of their paths.
+
+    Args:
+      path: the folder.
+      split: the name of the split; `load` says which splits a folder has.
+      size, channels: what the images will be converted to. If None, all must have the same.
+    """
+
+    has_labels = False
+
+    def __init__(self, path: pathlib.Path, split: str, size: tuple[int, int] | None, channels: int | None):
+        self.name = str(_folder_of_split(path, split))
+        self._size, self._channels = size, channels
+        self._files = _image_files(self.name)
+        self.count = len(self._files)
+        if not self._files:
+            raise ValueError(f"{self.name} holds no images; it must hold files that end in .png, .jpg or .jpeg.")
+
+    def contents(self):
+        return [[os.path.relpath(file, self.name), os.path.getsize(file)] for file in self._files]
+
+    @functools.cached_property
+    def _headers(self) -> list[_Header]:
+        """Of each file; read when they are needed, because this opens all files."""
+        headers = [_read_header(file) for file in self._files]
+        for what, of, wanted, advice in (
+            ("sizes (H, W)", lambda header: header[:2], self._size, "image_size=(H, W)"),
+            ("numbers of channels", lambda header: header[2:3], self._channels, "channels=1 or 3"),
+        ):
+            kinds = {of(header): file for header, file in zip(headers, self._files, strict=True)}
+            if wanted is None and len(kinds) > 1:
+                (one, first), (two, second) = sorted(kinds.items())[:2]
+                raise ValueError(
+                    f"{self.name} holds images of different {what}: {first} {one}, {second} {two}: give {advice}."
+                )
+        return headers
+
+    @property
+    def shape(self):
+        sizes = {header[:2] for header in self._headers}
+        height, width = sizes.pop() if len(sizes) == 1 else (None, None)
+        # Decoded to grey only if all are: colours are made grey in `conversion`, in the same way for every source.
+        return height, width, max(header.channels for header in self._headers)
+
+    def records(self, seed):
+        names = tf.constant(self._files)
+        order = tf.range(self.count, dtype=tf.int64)
+        if seed is not None:
+            order = tf.random.experimental.stateless_shuffle(order, seed)
+        return tf.data.Dataset.from_tensor_slices((order, tf.gather(names, order)))
+
+    def parse(self, index, records):
+        orientations = tf.constant([header.orientation for header in self._headers], tf.uint8)
+        return (records, tf.gather(orientations, index)), tf.zeros(tf.shape(records), tf.int32)
+
+    def decode(self, encoded):
+        height, width, channels = self.shape
+        is_turned = any(header.orientation != 1 for header in self._headers)
+
+        def read(name, orientation):
+            image = tf.io.decode_image(tf.io.read_file(name), channels=channels, expand_animations=False)
+            if is_turned:
+                image = _turned(tf.ensure_shape(image, (None, None, channels)), orientation)
+            return tf.ensure_shape(image, (height, width, channels))
+
+        def fail(name, orientation):
+            broken = tf.debugging.Assert(tf.equal(name, ""), [tf.strings.join([name, " ", BROKEN])])
+            with tf.control_dependencies([broken]):
+                return tf.zeros([height or 1, width or 1, channels], tf.uint8)
+
+        # The error of a decoder does not say which file it is about: this one does.
+        once = tf.data.Dataset.from_tensors(encoded)
+        return once.map(read).ignore_errors().concatenate(once.map(fail)).take(1).get_single_element()
+
+
+def _folder_of_split(path: pathlib.Path, split: str) -> pathlib.Path:
+    subfolders = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    by_name: dict[str, list[str]] = {}
+    for subfolder in subfolders:
+        by_name.setdefault(subfolder.lower(), []).append(subfolder)
+    if not {"train", "test"} & set(by_name):
+        check_split(path, split, ["train"])
+        return path
+    for same in by_name.values():
+        if len(same) > 1:
+            raise ValueError(f"{path} has the subfolders {quoted(same)}; it must have one of each split: merge them.")
+    if split.lower() not in by_name:
+        check_split(path, split, subfolders)
+    return path / by_name[split.lower()][0]
+
+
+def _image_files(root: str) -> list[str]:
+    """The paths of all images below a folder. Follows links to folders, and reads each folder once."""
+    # Plain strings: of all that is kept for an image, only they are many.
+    files, seen, waiting = [], set(), [root]
+    while waiting:
+        # Links last, so that a folder that is also linked to is found under its own name, and a loop has no effect.
+        for folder, subfolders, names in os.walk(waiting.pop(0), onerror=_reraise):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                subfolders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            subfolders.sort()
+            waiting += [path for path in (os.path.join(folder, name) for name in subfolders) if os.path.islink(path)]
+            # Hidden files are no images, whatever their suffix: macOS leaves such behind.
+            images = [name for name in names if name.lower().endswith(_SUFFIXES) and not name.startswith(".")]
+            files += [os.path.join(folder, name) for name in images]
+    for file in files:
+        if not os.path.isfile(file):
+            raise ValueError(f"{file} does not lead to a file: repair or remove it.")
+    return sorted(files, key=lambda file: file.replace(os.sep, "\0"))  # folder by folder
+
+
+def _reraise(error: OSError):
+    raise error
+
+
+def _read_header(path: str) -> _Header:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            channels = 1 if image.mode in ("1", "L", "LA", "I", "I;16", "I;16B") else 3
+            height, width, orientation = image.height, image.width, _orientation(image, path)
+    except PermissionError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} {BROKEN}: repair or remove it.") from error
+    return _Header(*((width, height) if orientation >= 5 else (height, width)), channels, orientation)
+
+
+def _orientation(image, path: str) -> int:
+    """The orientation that the metadata of an image opened with PIL has; 1, upright, if they have none."""
+    from PIL import ExifTags, Image
+
+    if image.format == "PNG" and _has_metadata_after_pixels(path):
+        image.load()
+    try:
+        # Not `image.getexif()`, which decodes a PNG without EXIF to look behind its pixels.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # PIL has many for damaged metadata, beside which there may be a whole image
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _has_metadata_after_pixels(path: str) -> bool:
+    """Whether a PNG has a chunk of text or EXIF after its first chunk of pixels."""
+    pixels = False
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(header := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", header)
+            pixels |= kind == b"IDAT"
+            if pixels and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            file.seek(length + 4, os.SEEK_CUR)
+    return False
+
+
+def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """An image (H, W, C) as stored, turned as it is to be shown: EXIF 2.3, 4.6.4, tag 274."""
+
+    def if_among(orientations, change, image):
+        return tf.cond(tf.reduce_any(tf.equal(orientation, orientations)), lambda: change(image), lambda: image)
+
+    image = if_among((5, 6, 7, 8), lambda x: tf.transpose(x, (1, 0, 2)), image)
+    image = if_among((2, 3, 6, 7), lambda x: tf.reverse(x, (1,)), image)
+    return if_among((3, 4, 7, 8), lambda x: tf.reverse(x, (0,)), image)
