@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
+# A process for each processor. A run's last digits depend on the number of TensorFlow's threads: the first tier has one in
+# each process, which is fastest for small models, the second as many as TensorFlow takes by itself.
 TESTS = $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: train test test-all docs lint install clean
@@ -26,7 +28,7 @@ lint: install
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(TESTS)
+	TF_NUM_INTRAOP_THREADS=1 $(TESTS)
 
 test-all: install
 	$(TESTS) -m all
