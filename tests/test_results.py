@@ -113,6 +113,7 @@ def reproduced(script, tmp_path_factory):
         yield script, arguments
 
 
+@pytest.mark.all
 def test_what_a_run_leaves(reproduced, pages):
     script, arguments = reproduced
     results = script.stored_results(arguments.to)
@@ -136,6 +137,7 @@ def test_what_a_run_leaves(reproduced, pages):
     assert width > 1000 and width > 2 * height
 
 
+@pytest.mark.all
 def test_the_gradient_variance_is_measured_while_training(reproduced):
     """After each epoch, on 256 test images; the last value is that of the finished model."""
     script, arguments = reproduced
@@ -153,6 +155,7 @@ def test_the_gradient_variance_is_measured_while_training(reproduced):
         assert evaluation.images_for(model, "digits", "test", None, None)[0].shape == shape
 
 
+@pytest.mark.all
 def test_the_report(reproduced, pages):
     script, arguments = reproduced
     text = (arguments.to / "results.md").read_text()
@@ -170,6 +173,7 @@ def test_the_report(reproduced, pages):
     assert "Not run yet: fc_bvae_best." in text
 
 
+@pytest.mark.all
 def test_a_finished_run_is_used_as_it_is(reproduced, monkeypatch):
     script, arguments = reproduced
     before = {path: path.read_bytes() for path in arguments.to.rglob("*") if path.is_file()}
@@ -180,6 +184,7 @@ def test_a_finished_run_is_used_as_it_is(reproduced, monkeypatch):
     assert {path: path.read_bytes() for path in arguments.to.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.all
 def test_other_runs_are_refused(reproduced, tmp_path):
     script, arguments = reproduced
     (tmp_path / "fc_cvae_paper").symlink_to(arguments.runs_dir / "fc_bvae_paper")
