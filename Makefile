@@ -34,7 +34,7 @@ test-all: install
 	$(TESTS) -m all
 
 docs: install
-	$(BIN)/pdoc --docformat google --output-directory build/docs tf_isvae tf_isvae.plotting tf_isvae.training
+	$(BIN)/pdoc --docformat google --output-directory build/docs tf_isvae tf_isvae.plotting tf_isvae.posteriors tf_isvae.training
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,10 +1,12 @@
 """How the gradient of E_q(z|x)[ln p(x|z)] is estimated: one small class each, one method.
 
 Every estimator is called as `estimator(posterior, log_likelihood, seed)`:
+
     posterior        q(z|x), a distribution with batch shape (batch,) and event shape (units,)
     log_likelihood   a function from z (samples, batch, units) to ln p(x|z) (samples, batch), in nats; z of shape
                      (samples, 1, units) is decoded once and compared with every image
     seed             a stateless seed, int32 (2,); None draws a fresh one
+
 and returns an `Estimate`. What it needs of the posterior beside samples, it asks `tf_isvae.posteriors`.
 
 An estimator can be named by a text, "ARMS:4" or "Linearized+DisARM:1": `get` makes it, `name_of` gives the text.
@@ -27,14 +29,12 @@ LogLikelihood = Callable[[tf.Tensor], tf.Tensor]
 
 
 class Estimate(NamedTuple):
-    """An estimate of E_q[ln p(x|z)] and of its gradient, per image.
-
-    value       (batch,) float32, nats: the estimate of the expectation
-    surrogate   (batch,) float32: its gradient, by automatic differentiation, is the estimate of the gradient
-    """
+    """An estimate of E_q[ln p(x|z)] and of its gradient, per image."""
 
     value: tf.Tensor
+    """(batch,) float32, nats: the estimate of the expectation."""
     surrogate: tf.Tensor
+    """(batch,) float32: its gradient, by automatic differentiation, is the estimate of the gradient."""
 
 
 class Estimator:

@@ -78,16 +78,14 @@ def normal_quantile(uniform: tf.Tensor) -> tf.Tensor:
 
 
 class Relaxation(NamedTuple):
-    """A discrete z as `variables` one-hot vectors, among whose convex combinations is the mean, softmax(logits).
-
-    logits        (batch, variables, categories)
-    to_z          from (..., variables, categories) to z (..., units); linear
-    to_one_hots   from z (..., units) back to (..., variables, categories)
-    """
+    """A discrete z as `variables` one-hot vectors, among whose convex combinations is the mean, softmax(logits)."""
 
     logits: tf.Tensor
+    """(batch, variables, categories)."""
     to_z: Callable[[tf.Tensor], tf.Tensor]
+    """From (..., variables, categories) to z (..., units); linear."""
     to_one_hots: Callable[[tf.Tensor], tf.Tensor]
+    """From z (..., units) back to (..., variables, categories)."""
 
 
 class Posterior:

@@ -18,23 +18,20 @@ from tf_isvae.precision import in_precision
 
 
 class Row(NamedTuple):
-    """One model: all that its name stands for.
-
-    latent       makes the latent from `latent_dim`: an integer, or a pair of them
-    latent_dim   the paper's
-    encoder      (image shape, units) -> keras.Model
-    decoder      (units, image shape) -> keras.Model
-    estimator    the name of the best estimator known for a `latent_dim` (docs/estimators.md has the figures)
-    recipes      recipe -> what it fixes of the settings of a run (training.Config). Without an estimator in it, it
-                 takes that of the row.
-    """
+    """One model: all that its name stands for."""
 
     latent: Callable[[int | tuple[int, int]], Latent]
+    """Makes the latent from `latent_dim`."""
     latent_dim: int | tuple[int, int]
+    """The paper's."""
     encoder: Callable[[Sequence[int], int], keras.Model]
+    """Makes it from the image shape and the width of its output."""
     decoder: Callable[[int, Sequence[int]], keras.Model]
+    """Makes it from the width of z and the image shape."""
     estimator: Callable[[int | tuple[int, int]], str]
+    """The name of the best estimator known for a `latent_dim` (docs/estimators.md has the figures)."""
     recipes: dict[str, dict]
+    """Recipe -> what it fixes of the settings of a run (training.Config); without an estimator, it takes that above."""
 
 
 def _categorical(latent_dim: int | tuple[int, int]) -> CategoricalLatent:
