@@ -1,7 +1,9 @@
 """model: training steps against NumPy, exact likelihoods against sums over every code, and everything users call."""
 
+import json
 import math
 import random
+import zipfile
 
 import keras
 import numpy as np
@@ -128,8 +130,7 @@ def exact_log_likelihood(model, images):
 def test_one_sgd_step_by_hand(kl_weight):
     """Bernoulli latent, networks of one layer: the gradient of every weight in NumPy (eq. 17 and 20), and the logs,
     which ignore the weight of the KL term."""
-    model = compiled(build(hidden=(), weight_scale=0.7), learning_rate=0.5)
-    model.kl_weight.assign(kl_weight)
+    model = compiled(build(hidden=(), weight_scale=0.7, kl_weight=kl_weight), learning_rate=0.5)
     images = random_images()
     x = images.reshape(6, 4).astype(np.float64)
     encoder_kernel, encoder_bias, decoder_kernel, decoder_bias = before = [w.numpy() for w in model.trainable_variables]
@@ -173,6 +174,53 @@ def test_regulariser_losses_train_but_are_not_logged():
     _, regularised, regularised_history = step(keras.regularizers.L2(penalty))
     np.testing.assert_allclose(regularised - plain, -rate * 2 * penalty * before, atol=1e-6)
     assert regularised_history == history
+
+
+@pytest.mark.parametrize("policy, rounding", [("mixed_bfloat16", 2**-8), ("float64", 2**-23)])
+def test_regularisers_of_any_dtype(policy, rounding):
+    """Penalties of a layer's kernel and of its outputs come in its dtypes; the loss is float32. An encoder of weights 0
+    and constant outputs b: its outputs' penalty l |b|^2 moves b by a further -2 l b per unit of learning rate."""
+    penalty, rate, images = 0.05, 0.5, random_images()
+    moved = []
+    for regularised in (False, True):
+        with precision(policy):
+            options = {}
+            if regularised:
+                options = {f"{part}_regularizer": keras.regularizers.L2(penalty) for part in ("activity", "kernel")}
+            dense = keras.layers.Dense(3, kernel_initializer="zeros", bias_initializer="ones", **options)
+            encoder = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), dense])
+            decoder = networks.dense_decoder(3, SHAPE, hidden=())
+        decoder.set_weights([0 * w for w in decoder.get_weights()])  # ln p(x|z) does not depend on z
+        z = every_z(BernoulliLatent(3)).tolist()
+        model = DiscreteVAE(encoder, BernoulliLatent(3), decoder, estimator=Enumeration(z), seed=0)
+        history = fit(compiled(model, rate), images, batch_size=6)
+        assert np.isfinite(history["loss"]).all()
+        moved.append(dense.bias.numpy().astype(np.float64))
+    np.testing.assert_allclose(moved[1] - moved[0], np.full(3, -rate * 2 * penalty), rtol=20 * rounding)
+
+
+def test_every_micro_batch_has_noise_of_its_own():
+    """Four micro-batches of the same images: the update is the mean of the gradients with the noise of steps 0 to 3,
+    and the next one has that of steps 4 to 7."""
+    images, rate = tf.constant(random_images()), 0.5
+
+    def gradient(model, step):
+        with tf.GradientTape() as tape:
+            posterior = model.latent.posterior(model.encoder(images))
+            estimate = model.estimator(posterior, model.log_likelihood_of(images), model.noise_seed(step))
+            loss = tf.reduce_mean(model.latent.kl(posterior) - estimate.surrogate)
+        return [g.numpy() for g in tape.gradient(loss, model.trainable_variables)]
+
+    model = build()
+    model.compile(keras.optimizers.SGD(rate, gradient_accumulation_steps=4))
+    dataset = tf.data.Dataset.from_tensors(images).repeat(4)
+    for first in (0, 4):
+        before = [w.numpy() for w in model.trainable_variables]
+        gradients = [gradient(model, first + t) for t in range(4)]
+        assert np.abs(gradients[0][0] - gradients[1][0]).max() > 1e-3
+        model.fit(dataset, verbose=0)
+        for weight, old, *parts in zip(model.trainable_variables, before, *gradients, strict=True):
+            np.testing.assert_allclose(weight.numpy(), old - rate * np.mean(parts, axis=0), atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -669,8 +717,7 @@ def test_keras_file_in_a_fresh_process(elsewhere):
     ids=["categories", "gaussian", "own estimator"],
 )
 def test_round_trip_of_all_parts(tmp_path, latent, options):
-    model, images = build(latent(), **options), random_images(5)
-    model.kl_weight.assign(2.5)
+    model, images = build(latent(), kl_weight=2.5, **options), random_images(5)
     model.save(tmp_path / "m.keras")
     copy = keras.models.load_model(tmp_path / "m.keras")
     assert type(copy) is DiscreteVAE and copy.name == model.name and copy.seed == model.seed
@@ -680,6 +727,38 @@ def test_round_trip_of_all_parts(tmp_path, latent, options):
     assert float(copy.kl_weight.numpy()) == 2.5
     np.testing.assert_allclose(copy.elbo(images, seed=1), model.elbo(images, seed=1), rtol=1e-6)
     np.testing.assert_array_equal(copy.encode(images), model.encode(images))
+
+
+def test_kl_weight_is_a_weight_and_in_the_config():
+    model = build(kl_weight=2.5)
+    assert float(model.kl_weight.numpy()) == model.get_config()["kl_weight"] == 2.5
+    model.kl_weight.assign(4.0)
+    assert float(DiscreteVAE.from_config(model.get_config()).kl_weight.numpy()) == 4.0
+
+
+@pytest.mark.parametrize("kl_weight", [0, -1.0, math.nan, math.inf, "1", None, True])
+def test_bad_kl_weights(kl_weight):
+    with pytest.raises(ValueError) as error:
+        build(kl_weight=kl_weight)
+    one_line(error, f"kl_weight is {kl_weight!r}", "positive number")
+
+
+def test_files_from_before_kl_weight_was_an_argument(tmp_path):
+    """Their config does not have it; their weights do."""
+    model = build()
+    model.kl_weight.assign(2.5)
+    model.save(tmp_path / "new.keras")
+    with zipfile.ZipFile(tmp_path / "new.keras") as new, zipfile.ZipFile(tmp_path / "old.keras", "w") as old:
+        for name in new.namelist():
+            content = new.read(name)
+            if name == "config.json":
+                config = json.loads(content)
+                del config["config"]["kl_weight"]
+                content = json.dumps(config)
+            old.writestr(name, content)
+    copy = keras.models.load_model(tmp_path / "old.keras")
+    assert float(copy.kl_weight.numpy()) == 2.5
+    np.testing.assert_array_equal(copy.elbo(GOOD, seed=1), model.elbo(GOOD, seed=1))
 
 
 def test_mixed_precision_survives_saving(tmp_path):
@@ -753,11 +832,6 @@ DISTRIBUTED = {  # images, batch size, a regulariser
 }
 
 
-@pytest.fixture(scope="module")
-def two_replicas(apart):
-    return apart("models_on_two_replicas", devices=2)
-
-
 @pytest.mark.parametrize("case", list(DISTRIBUTED))
 def test_two_replicas_step_as_one(two_replicas, case):
     """The same batches on one device and on two, also where a replica has fewer images, or none."""
@@ -788,3 +862,9 @@ def test_gradients_are_evaluated_inside_a_scope_as_outside(two_replicas):
     for name in outside:
         np.testing.assert_allclose(inside[name], outside[name], rtol=1e-3, err_msg=name)
     assert two_replicas["annealing"] == 1
+
+
+@pytest.mark.parametrize("option", ["clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps"])
+def test_options_that_replicas_would_not_share_are_refused(two_replicas, option):
+    """Keras would clip each replica's part, and cannot accumulate gradients in several."""
+    one_line(two_replicas["refused"][option], f"the optimizer's {option} is ", "must be None with 2 replicas")

@@ -28,7 +28,8 @@ def moments(optimizer: keras.optimizers.Adam, variable) -> tuple:
 
 def local_replicas(strategy: tf.distribute.Strategy) -> int:
     """The replicas of this process; `num_replicas_in_sync` counts those of all workers."""
-    return len(strategy.extended.worker_devices)
+    # The default strategy does not have it.
+    return len(strategy.extended.worker_devices) if strategy.num_replicas_in_sync > 1 else 1
 
 
 def is_validation(evaluate_arguments: dict) -> bool:

@@ -137,7 +137,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             tracker.update_state(values)
         results = {metric.name: metric.result() for metric in self.metrics}
         strategy = tf.distribute.get_strategy()
-        if 1 < strategy.num_replicas_in_sync > _private_apis.local_replicas(strategy):
+        if strategy.num_replicas_in_sync > _private_apis.local_replicas(strategy):
             # Keras takes the mean over several workers along the first axis.
             results = {name: tf.reshape(value, (1,)) for name, value in results.items()}
         return results
