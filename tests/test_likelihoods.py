@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_isvae import evaluation, likelihoods, zoo
+from tf_isvae import BernoulliLatent, DiscreteVAE, evaluation, export, likelihoods, networks, zoo
 
 tfd = tfp.distributions
 
@@ -197,3 +197,101 @@ def test_half_precision_outputs_are_summed_in_float32(likelihood):
 def test_serialisation(likelihood):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(likelihood))
     assert type(copy) is type(likelihood) and copy.get_config() == likelihood.get_config()
+
+
+# --- a likelihood of one's own, with two decoder outputs a channel ----------------------------------------------------
+
+
+@keras.saving.register_keras_serializable("test_likelihoods")
+class Logistic(likelihoods.Likelihood):
+    """Pixels with a logistic density: the decoder gives the logit of the mean, and the logarithm of the scale."""
+
+    def __init__(self, scale=0.1):
+        self.scale = scale
+
+    def output_channels(self, channels):
+        return 2 * channels
+
+    def log_prob(self, output, images):
+        mean, log_scale = tf.split(tf.cast(output, tf.float32), 2, axis=-1)
+        y = (images - tf.sigmoid(mean)) * tf.exp(-log_scale)
+        return tf.reduce_sum(-y - 2 * tf.nn.softplus(-y) - log_scale, axis=(-3, -2, -1))
+
+    def mean(self, output):
+        return tf.sigmoid(tf.split(tf.cast(output, tf.float32), 2, axis=-1)[0])
+
+    def output_of_mean(self, images):
+        logits = likelihoods.Bernoulli().output_of_mean(images)
+        return np.concatenate([logits, np.full_like(logits, np.log(self.scale))], axis=-1)
+
+    def get_config(self):
+        return {"scale": self.scale}
+
+
+def test_every_pair_by_broadcasting(arrays):
+    """What the base class makes of `log_prob`, against TFP's density of every pair."""
+    output, images = np.concatenate(arrays, axis=-1)[:3], arrays[1]
+    result = Logistic().log_prob_of_each(output, images)
+    mean, log_scale = np.split(output.astype(np.float64)[:, None], 2, axis=-1)
+    expected = tfd.Logistic(1 / (1 + np.exp(-mean)), np.exp(log_scale)).log_prob(images.astype(np.float64))
+    assert result.shape == (3, 5)
+    np.testing.assert_allclose(result, expected.numpy().sum((-3, -2, -1)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fc_bvae", "fc_cvae", "cnn_bvae"])
+def test_two_outputs_a_channel_train_and_reconstruct(name, tmp_path):
+    """Nothing but the likelihood knows of them: a model of the zoo is built, begins at the mean image, takes a step,
+    gives images, and is saved with it."""
+    images = np.random.default_rng(0).uniform(size=(6, 8, 8, 3)).astype(np.float32)
+    model = zoo.build(name, (8, 8, 3), 4, likelihood=Logistic(), seed=0)
+    assert model.decoder.output_shape == (None, 8, 8, 6)
+    networks.start_at_mean(model.decoder, images.mean(axis=0), model.likelihood)
+    model.compile("sgd")
+    before = model.get_weights()
+    history = model.fit(images, batch_size=6, verbose=0).history
+    assert np.isfinite([history[key] for key in ("loss", "log_likelihood", "kl")]).all()
+    assert any(np.any(a != b) for a, b in zip(before, model.get_weights(), strict=True))
+    for made in (model.reconstruct(images, seed=0), model.generate(2, seed=0), model(images).numpy()):
+        assert made.shape[1:] == (8, 8, 3) and made.min() >= 0 and made.max() <= 1
+    # Exact by a sum over all codes, each with every image; at least the bound by sampling, in the mean.
+    assert model.log_likelihood(images).shape == (6,)
+    model.save(tmp_path / "m.keras")
+    copy = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(copy.elbo(images, seed=1), model.elbo(images, seed=1), rtol=1e-5)
+
+
+def test_two_outputs_a_channel_in_a_saved_model(tmp_path):
+    model = zoo.build("fc_bvae", (4, 4, 1), 3, likelihood=Logistic(), seed=0)
+    loaded = tf.saved_model.load(str(export.saved_model(model, tmp_path / "m", warmup=False)))
+    codes = model.latent.all_codes()
+    decoded = loaded.signatures["decode"](codes=tf.constant(codes))
+    assert decoded["logits"].shape == (8, 4, 4, 2)
+    np.testing.assert_allclose(decoded["images"], model.decode(codes), atol=1e-6)
+    images = np.random.default_rng(0).uniform(size=(5, 4, 4, 1)).astype(np.float32)
+    score = loaded.signatures["score"](images=tf.constant(images), seed=tf.zeros((5, 2), tf.int32))
+    np.testing.assert_allclose(score["elbo"], score["log_likelihood"] - score["kl"], rtol=1e-5)
+
+
+def test_a_decoder_for_another_likelihood_is_refused():
+    encoder = networks.dense_encoder((4, 4, 1), 3)
+    for outputs, likelihood in ((1, Logistic()), (2, likelihoods.Bernoulli())):
+        decoder = networks.dense_decoder(3, (4, 4, outputs))
+        with pytest.raises(ValueError, match=r"decoder's output has shape \(4, 4, \d\); .* must be \(4, 4, \d\)"):
+            DiscreteVAE(encoder, BernoulliLatent(3), decoder, likelihood=likelihood)
+
+
+@pytest.mark.parametrize("likelihood", [*BOTH, Logistic()], ids=name)
+def test_the_output_of_a_mean_image(likelihood):
+    """`mean` takes it back, if the image is not quite black or white."""
+    images = np.random.default_rng(0).uniform(0.02, 0.98, (3, 4, 5, 2)).astype(np.float32)
+    output = likelihood.output_of_mean(images)
+    assert output.shape == (3, 4, 5, likelihood.output_channels(2))
+    np.testing.assert_allclose(likelihood.mean(output), images, atol=1e-5)
+    assert np.isfinite(likelihood.output_of_mean(np.array([[0.0, 1.0]]))).all()
+
+
+@pytest.mark.parametrize("method", ["log_prob", "mean", "output_of_mean"])
+def test_what_a_likelihood_must_define(method):
+    arguments = (None, None) if method == "log_prob" else (None,)
+    with pytest.raises(NotImplementedError, match=f"Likelihood must define {method}"):
+        getattr(likelihoods.Likelihood(), method)(*arguments)

@@ -8,7 +8,7 @@ import pytest
 from helpers import precision
 from keras import layers
 
-from tf_isvae import networks
+from tf_isvae import likelihoods, networks
 
 MNIST = (28, 28, 1)
 BUILDERS = {
@@ -138,14 +138,16 @@ def test_small_convolutions_in_bfloat16_are_refused(build):
     assert "8x8" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("likelihood", [None, likelihoods.Bernoulli(), likelihoods.Gaussian(0.5)], ids=str)
 @pytest.mark.parametrize("name", ["dense", "conv"])
-def test_start_at_mean(name):
-    """With the other weights of the last layer at 0, the output is the logit of the mean, for any z."""
+def test_start_at_mean(name, likelihood):
+    """With the other weights of the last layer at 0, the output is that of the mean image, for any z."""
     mean = np.random.default_rng(0).uniform(0.05, 0.95, (8, 9, 2)).astype(np.float32)
     decoder = (networks.dense_decoder if name == "dense" else networks.conv_decoder)(3, (8, 9, 2))
-    networks.start_at_mean(decoder, mean)
+    networks.start_at_mean(decoder, mean, *([] if likelihood is None else [likelihood]))
     last = [layer for layer in decoder.layers if layer.weights][-1]
     last.kernel.assign(np.zeros(last.kernel.shape))
-    images = 1 / (1 + np.exp(-decoder(np.ones((1, 3))).numpy()[0]))
+    output = decoder(np.ones((1, 3))).numpy()[0]
+    images = output if isinstance(likelihood, likelihoods.Gaussian) else 1 / (1 + np.exp(-output))
     expected = mean if name == "dense" else np.broadcast_to(mean.mean(axis=(0, 1)), mean.shape)
     np.testing.assert_allclose(images, expected, rtol=1e-5)
