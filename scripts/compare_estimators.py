@@ -1,4 +1,4 @@
-"""Compares gradient estimators on the field's protocol, and writes one table, one CSV each and a figure.
+"""Compares gradient estimators on the field's protocol, and writes one table, a figure, and a history.csv each.
 
     python scripts/compare_estimators.py                                          every estimator, 50,000 steps
     python scripts/compare_estimators.py --estimators Linearized+DisARM ARMS:3 --steps 1000000
@@ -17,8 +17,10 @@ With --categorical, the protocol of Liu et al. 2023: many Categorical variables,
 
 import argparse
 import contextlib
+import math
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import command_line
 
@@ -46,113 +48,128 @@ def make_parser() -> command_line.Parser:
     return parser
 
 
+class Protocol(NamedTuple):
+    """What all estimators of one comparison share."""
+
+    model: str  # of the zoo: its kind of latent
+    latent_dim: int | tuple[int, int]
+    widths: tuple[int, ...]  # of the encoder's hidden layers; the decoder is its mirror image
+    slope: float  # of LeakyReLU
+    split: str
+    train_images: int
+    binarize: str | None
+
+
+def protocol(categorical: str | None) -> Protocol:
+    """That of bits, or that of so many categorical variables. Raises ValueError for another text than 24x4."""
+    from tf_isvae import checks
+
+    if categorical is None:
+        return Protocol("fc_bvae", 200, (200, 200), 0.3, "train[:50000]", 50_000, "dynamic")
+    size = checks.integer_or_pair("--categorical", categorical)
+    if not isinstance(size, tuple):
+        raise ValueError(f"--categorical is {categorical}; it must be VARIABLESxCATEGORIES, such as 24x4.")
+    return Protocol("fc_cvae", size, (512, 256), 0.0, "train", 60_000, None)
+
+
 def variant(arguments: argparse.Namespace) -> str:
-    """What the names of the files of this protocol end in, beside those of the others in the same folder."""
+    """What the names of this comparison end in, beside those of the others in the same folder."""
     precision = "" if arguments.precision == "float32" else f"_{arguments.precision}"
     seed = f"_seed{arguments.seed}" if arguments.seed else ""
     return (f"_{arguments.categorical}" if arguments.categorical else "") + precision + seed
 
 
-def make_latent(text: str | None):
-    from tf_isvae import BernoulliLatent, CategoricalLatent
+def make_latent(shared: Protocol):
+    from tf_isvae import zoo
 
-    if text is None:
-        return BernoulliLatent(200)
-    sizes = text.split("x")
-    if len(sizes) != 2 or not all(size.isdigit() for size in sizes):
-        raise ValueError(f"--categorical {text}: give VARIABLESxCATEGORIES, such as 24x4.")
-    return CategoricalLatent(categories=int(sizes[1]), variables=int(sizes[0]))
+    return zoo.MODELS[shared.model].latent(shared.latent_dim)
 
 
-def build(estimator, latent, seed: int, steps_per_call: int = STEPS_PER_CALL):
+def build(estimator, shared: Protocol, precision: str, seed: int, steps_per_call: int = STEPS_PER_CALL):
     import keras
 
-    from tf_isvae import CategoricalLatent, DiscreteVAE, optimizers
+    from tf_isvae import DiscreteVAE, optimizers, training
 
-    categorical = isinstance(latent, CategoricalLatent)
-    widths = (512, 256) if categorical else (200, 200)
+    latent = make_latent(shared)
 
     def hidden(widths):
         for width in widths:
             yield keras.layers.Dense(width)
-            yield keras.layers.LeakyReLU(negative_slope=0.0 if categorical else 0.3)
+            yield keras.layers.LeakyReLU(negative_slope=shared.slope)
 
     keras.utils.set_random_seed(seed)
-    encoder = [keras.Input((28, 28, 1)), keras.layers.Flatten(), *hidden(widths)]
-    encoder.append(keras.layers.Dense(latent.encoder_units))
-    decoder = [keras.Input((latent.units,)), *hidden(reversed(widths)), keras.layers.Dense(784)]
-    decoder.append(keras.layers.Reshape((28, 28, 1)))
-    model = DiscreteVAE(keras.Sequential(encoder), latent, keras.Sequential(decoder), estimator=estimator, seed=seed)
-    model.compile(optimizer=optimizers.Adam(1e-3), steps_per_execution=steps_per_call)
+    with training.layers_in(precision):
+        encoder = [keras.Input((28, 28, 1)), keras.layers.Flatten(), *hidden(shared.widths)]
+        encoder.append(keras.layers.Dense(latent.encoder_units))
+        decoder = [keras.Input((latent.units,)), *hidden(reversed(shared.widths)), keras.layers.Dense(784)]
+        decoder.append(keras.layers.Reshape((28, 28, 1)))
+        networks = keras.Sequential(encoder), latent, keras.Sequential(decoder)
+        model = DiscreteVAE(*networks, estimator=estimator, seed=seed)
+        model.compile(optimizer=optimizers.Adam(1e-3), steps_per_execution=steps_per_call)
+        model.optimizer.build(model.trainable_variables)
     return model
 
 
-def largest_call(evaluate_every: int) -> int:
-    """Steps a call: a divisor of those between two evaluations, at most STEPS_PER_CALL, and CALLS of them if it can."""
+def steps_per_call(evaluate_every: int, step: int = 0) -> int:
+    """How many steps a call takes: at most STEPS_PER_CALL, with CALLS calls or more between two evaluations if it can.
+
+    It divides both the steps between two evaluations and those that have been taken.
+    """
     most = max(1, min(STEPS_PER_CALL, evaluate_every // CALLS))
-    return next(steps for steps in range(most, 0, -1) if evaluate_every % steps == 0)
+    common = math.gcd(evaluate_every, step)
+    return next(steps for steps in range(most, 0, -1) if common % steps == 0)
 
 
-def paths(text: str, arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """The model and the CSV of an estimator's run."""
-    name = text.replace(":", "-") + variant(arguments)
-    return arguments.run_dir / f"{name}.keras", arguments.run_dir / f"{name}.csv"
+def run(text: str, shared: Protocol, arguments: argparse.Namespace) -> list[dict]:
+    """Trains with one estimator, or goes on where an earlier call was stopped; returns the rows of its history."""
+    from tf_isvae import datasets, estimators
+    from tf_isvae.training import Recorder, RunDirectory, checkpoints, for_strategy
 
-
-def check_reachable(text: str, arguments: argparse.Namespace) -> None:
-    """Raises ValueError where a stored run cannot come to --steps by evaluations every --evaluate-every steps."""
-    from tf_isvae import files
-
-    csv_path = paths(text, arguments)[1]
-    step = int(files.read_csv(csv_path)[-1]["step"]) if csv_path.exists() else 0
-    left = max(0, arguments.steps - step)
-    if left % arguments.evaluate_every:
-        raise ValueError(
-            f"{csv_path} is at step {step}; the {left} steps to --steps {arguments.steps} must be a multiple of "
-            f"--evaluate-every {arguments.evaluate_every}: give that of the first run, or another --run-dir."
+    path = arguments.run_dir / (text.replace(":", "-") + variant(arguments))
+    with RunDirectory(path, how_to_resume="the same command").claim(new=False) as directory:
+        checkpoint = checkpoints.newest(path)
+        step = 0 if checkpoint is None else checkpoint.progress["step"]
+        if step >= arguments.steps:
+            return checkpoint.progress["history"]
+        calls = steps_per_call(arguments.evaluate_every, step)
+        model = build(estimators.get(text), shared, arguments.precision, arguments.seed, calls)
+        identity = datasets.fingerprint("mnist", shared.split, data_dir=arguments.data_dir)
+        workers = for_strategy("default")
+        recorder = Recorder(model, directory, workers, arguments.evaluate_every, {shared.split: identity})
+        if checkpoint is not None:
+            recorder.restore(checkpoint)
+        train_set = datasets.load(
+            "mnist",
+            shared.split,
+            batch_size=BATCH,
+            seed=arguments.seed,
+            binarize=shared.binarize,
+            epochs=-(-arguments.steps * BATCH // shared.train_images),
+            start=step,
+            data_dir=arguments.data_dir,
         )
+        directory.begin({"estimator": text, **shared._asdict(), "precision": arguments.precision})
+        epochs = arguments.steps // arguments.evaluate_every
+        recorder.fit(train_set, None, epochs, [evaluator(text, recorder, shared, arguments)], verbose=0)
+        recorder.save()  # from which a later call with more steps goes on
+        return recorder.history
 
 
-def run(text: str, arguments: argparse.Namespace) -> list[dict]:
-    """Trains with one estimator, or goes on; returns the rows of its CSV."""
+def evaluator(text: str, recorder, shared: Protocol, arguments: argparse.Namespace):
+    """The Keras callback that adds the columns of the table to each row of the history."""
     import keras
     import numpy as np
 
-    from tf_isvae import datasets, estimators, evaluation, files
+    from tf_isvae import datasets, evaluation
 
-    estimator = estimators.get(text)
-    model_path, csv_path = paths(text, arguments)
-    steps_per_call = largest_call(arguments.evaluate_every)
-    model, rows = build(estimator, make_latent(arguments.categorical), arguments.seed, steps_per_call), []
-    if model_path.exists() and csv_path.exists():
-        stored = keras.models.load_model(model_path)
-        rows = files.read_csv(csv_path)
-        # The CSV is written last; a kill between the two leaves them at different steps.
-        if rows and rows[-1]["step"] == int(stored.optimizer.iterations):
-            model = stored
-            model.steps_per_execution = steps_per_call
-        else:
-            rows = []
-    step = int(model.optimizer.iterations)
-    if step >= arguments.steps:
-        return rows
-
-    def load(split, **options):
-        return datasets.load("mnist", split, seed=arguments.seed, data_dir=arguments.data_dir, **options)
-
-    if arguments.categorical:
-        train_split, train_images, dynamic, static = "train", 60_000, None, None
-    else:
-        train_split, train_images, dynamic, static = "train[:50000]", 50_000, "dynamic", "static"
-    epochs = -(-arguments.steps * BATCH // train_images)
-    train = load(train_split, batch_size=BATCH, binarize=dynamic, epochs=epochs, start=step)
-    train_again = load(train_split, batch_size=1000, binarize=static)
-    test_images = np.concatenate([batch.numpy() for batch in load("test", batch_size=1000, binarize=static)])
-    samples = estimator.decoder_evaluations(model.latent)
+    model = recorder.model
+    static = {"binarize": "static" if shared.binarize else None, "data_dir": arguments.data_dir}
+    static |= {"batch_size": 1000, "seed": arguments.seed}
+    train_again = datasets.load("mnist", shared.split, **static)
+    test_images = np.concatenate([batch.numpy() for batch in datasets.load("mnist", "test", **static)])
+    samples = model.estimator.decoder_evaluations(model.latent)
 
     class Evaluate(keras.callbacks.Callback):
-        seconds = rows[-1]["seconds"] if rows else 0.0
-
         def on_epoch_begin(self, epoch, logs=None):
             self.times = [time.perf_counter()]
 
@@ -160,35 +177,23 @@ def run(text: str, arguments: argparse.Namespace) -> list[dict]:
             self.times.append(time.perf_counter())
 
         def on_epoch_end(self, epoch, logs=None):
+            before = recorder.history[-1] if recorder.history else {"step": 0, "seconds": 0.0}
+            step = recorder.step
             # The fastest tenth of the calls counts: what else the machine does at the time should not.
-            milliseconds = 1e3 * np.quantile(np.diff(self.times), 0.1) / steps_per_call
-            self.seconds += arguments.evaluate_every * milliseconds / 1e3
-            step = int(model.optimizer.iterations)
+            milliseconds = 1e3 * float(np.quantile(np.diff(self.times), 0.1)) / model.steps_per_execution
+            seconds = before["seconds"] + (step - before["step"]) * milliseconds / 1e3
             last = step >= arguments.steps
-            row = {
-                "step": step,
-                "seconds": round(self.seconds, 2),
-                "ms_per_step": milliseconds,
-                "train_elbo": -model.evaluate(train_again, verbose=0, return_dict=True)["loss"],
-                "test_bound": model.log_likelihood(test_images, samples, seed=0).mean(),
-                # A tenth of the run's time otherwise.
-                "test_bound_100": model.log_likelihood(test_images, 100, seed=0).mean() if last else float("nan"),
-                "gradient_variance": evaluation.gradient_variance(model, test_images[:BATCH], draws=100),
-            }
-            rows.append(row)
-            with files.atomic_write(model_path) as path:
-                model.save(path)
-            files.write_csv(csv_path, rows)
-            print(f"{text:22} step {step:8}  train ELBO {row['train_elbo']:9.3f}  {self.seconds:8.1f} s", flush=True)
+            logs["step"] = step
+            logs["seconds"] = round(seconds, 2)
+            logs["ms_per_step"] = milliseconds
+            logs["train_elbo"] = -model.evaluate(train_again, verbose=0, return_dict=True)["loss"]
+            logs["test_bound"] = model.log_likelihood(test_images, samples, seed=0).mean()
+            # A tenth of the run's time otherwise.
+            logs["test_bound_100"] = model.log_likelihood(test_images, 100, seed=0).mean() if last else math.nan
+            logs["gradient_variance"] = evaluation.gradient_variance(model, test_images[:BATCH], draws=100)
+            print(f"{text:22} step {step:8}  train ELBO {logs['train_elbo']:9.3f}  {seconds:8.1f} s", flush=True)
 
-    model.fit(
-        train,
-        epochs=(arguments.steps - step) // arguments.evaluate_every,
-        steps_per_epoch=arguments.evaluate_every,
-        callbacks=[Evaluate()],
-        verbose=0,
-    )
-    return rows
+    return Evaluate()
 
 
 def table(results: dict[str, list[dict]], latent) -> str:
@@ -235,42 +240,48 @@ def draw(results: dict[str, list[dict]], path: Path) -> None:
     plotting.save(figure, path)
 
 
-def main(arguments: argparse.Namespace) -> None:
-    import keras
+def prepare(arguments: argparse.Namespace) -> tuple[argparse.Namespace, Protocol]:
     import tensorflow as tf
 
-    from tf_isvae import checks, estimators, files
+    from tf_isvae import checks, estimators
 
+    checks.integer("--seed", arguments.seed, 0)
+    for name in ("steps", "evaluate_every"):
+        checks.integer(f"--{name.replace('_', '-')}", getattr(arguments, name))
+    if arguments.steps % arguments.evaluate_every:
+        raise ValueError(
+            f"--steps is {arguments.steps}; it must be a multiple of --evaluate-every, {arguments.evaluate_every}."
+        )
+    shared = protocol(arguments.categorical)
     # These products are small: to run several operations at a time is faster than to split each over the cores.
     # TensorFlow refuses this if it has started already, for another program in this process: its threads stay.
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(1)
-    keras.config.set_dtype_policy(arguments.precision)
-    checks.integer("--seed", arguments.seed, 0)
-    if arguments.evaluate_every < 1 or arguments.steps < 1 or arguments.steps % arguments.evaluate_every:
-        raise ValueError(
-            f"--steps {arguments.steps} and --evaluate-every {arguments.evaluate_every}: give positive numbers, "
-            "the first a multiple of the second."
-        )
-    latent = make_latent(arguments.categorical)
+    latent = make_latent(shared)
     for text in arguments.estimators:  # a wrong name is refused before hours of the right ones
         estimators.get(text).check(latent.prior())
-        check_reachable(text, arguments)
     try:
         arguments.run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise type(error)(
-            f"--run-dir {arguments.run_dir} cannot be written: {error.strerror}; choose another."
+            f"--run-dir is {arguments.run_dir}; it must be writable ({error.strerror}): choose another."
         ) from None
-    comparison = arguments.run_dir / f"comparison{variant(arguments)}"
-    results = {}
+    return arguments, shared
+
+
+def compare(prepared: tuple[argparse.Namespace, Protocol]) -> None:
+    from tf_isvae import files
+
+    arguments, shared = prepared
+    comparison, results = arguments.run_dir / f"comparison{variant(arguments)}", {}
     for text in arguments.estimators:
-        results[text] = run(text, arguments)
+        results[text] = run(text, shared, arguments)
         draw(results, comparison.with_suffix(".png"))
         with files.atomic_write(comparison.with_suffix(".md")) as path:
-            path.write_text(table(results, latent) + "\n")
-    print(f"\n{table(results, latent)}\n\nwritten: {comparison}.md, {comparison}.png and a CSV each")
+            path.write_text(table(results, make_latent(shared)) + "\n")
+    shown = table(results, make_latent(shared))
+    print(f"\n{shown}\n\nwritten: {comparison}.md, {comparison}.png and a folder with history.csv each")
 
 
 if __name__ == "__main__":
-    command_line.run(make_parser, main)
+    command_line.run(make_parser, prepare, compare)

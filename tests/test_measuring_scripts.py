@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT
 from matplotlib.image import imread
 
-from tf_isvae import files, networks, zoo
+from tf_isvae import networks, zoo
 
 
 @pytest.fixture
@@ -51,22 +51,37 @@ def test_protocols_have_files_of_their_own(script):
     assert len({compare.variant(compare.make_parser().parse_args(given)) for given in settings}) == 8
 
 
-def test_going_on_with_other_distances_than_the_first_run(script, tmp_path):
-    """A run at step 40 cannot reach 60 by evaluations every 30; it would train nothing, and report step 40."""
-    compare = script("compare_estimators")
-    files.write_csv(tmp_path / "DisARM-1.csv", [{"step": 20, "seconds": 1.0}, {"step": 40, "seconds": 2.0}])
-    given = ["--evaluate-every", "30", "--run-dir", str(tmp_path), "--steps"]
-    for reachable in ("40", "100", "30"):
-        compare.check_reachable("DisARM:1", compare.make_parser().parse_args([*given, reachable]))
-    compare.check_reachable("ARMS:3", compare.make_parser().parse_args([*given, "60"]))
-    with pytest.raises(ValueError, match="step 40; the 20 steps to --steps 60 must be a multiple of .* 30"):
-        compare.check_reachable("DisARM:1", compare.make_parser().parse_args([*given, "60"]))
+@pytest.mark.all
+@pytest.mark.parametrize("categorical", [[], ["--categorical", "3x4"]], ids=["bits", "categories"])
+def test_a_comparison_goes_on(prepared, apart, tmp_path, categorical):
+    """In parts, with other distances between evaluations and a signal inside one, it ends as in one call."""
+    prepared("mnist")
+    (whole,), rows = apart("comparison_in_parts", tmp_path, categorical)
+    assert [row["step"] for row in rows] == [4, 6, 12]
+    columns = ("train_elbo", "test_bound", "test_bound_100", "gradient_variance")
+    assert [rows[-1][name] for name in columns] == [whole[name] for name in columns]
+    assert "| LeaveOneOut:2 | 2 | 12 |" in next((tmp_path / "parts").glob("*.md")).read_text()
 
 
-@pytest.mark.parametrize(("between", "steps"), [(5000, 500), (8000, 500), (1000, 100), (500, 50), (7, 1), (5001, 3)])
-def test_steps_of_a_call(script, between, steps):
-    """Ten calls or more between two evaluations, of equal length; 5001 is 3 times a prime."""
-    assert script("compare_estimators").largest_call(between) == steps
+@pytest.mark.parametrize(
+    ("between", "taken", "steps"),
+    [
+        (5000, 0, 500),
+        (8000, 0, 500),
+        (1000, 0, 100),
+        (500, 0, 50),
+        (7, 0, 1),
+        (5001, 0, 3),
+        (5000, 40, 40),
+        (30, 40, 2),
+    ],
+)
+def test_steps_of_a_call(script, between, taken, steps):
+    """Ten calls or more between two evaluations, of equal length; 5001 is 3 times a prime; 30 and 40 have 10 in common.
+
+    The length divides the steps that have been taken as well, so that the next evaluation is met.
+    """
+    assert script("compare_estimators").steps_per_call(between, taken) == steps
 
 
 def test_the_figure_of_a_comparison(script, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from helpers import ROOT, one_line
 from PIL import Image
 
 from tf_isvae import training
+from tf_isvae.callbacks import NonFiniteLoss
 
 SCRIPT = ROOT / "scripts" / "train.py"
 EPOCHS = 15
@@ -173,3 +175,51 @@ def test_help_lists_every_option(train):
     assert {"model", "dataset", "epochs", "batch-size", "learning-rate", "seed", "run-dir", "resume"} <= listed
     settings = {field.name.replace("_", "-") for field in dataclasses.fields(training.Config)}
     assert listed - {"resume"} <= settings
+
+
+# --- Exit statuses.
+
+
+@pytest.mark.parametrize(
+    "error, in_preparation, in_work",
+    [
+        (ValueError("x is 3"), (2, "error: x is 3"), (1, "internal error")),
+        (TypeError("a list"), (2, "error: a list"), (1, "internal error")),
+        (FileNotFoundError("no file"), (2, "error: no file"), (1, "failed: no file")),
+        (PermissionError("not yours"), (2, "error: not yours"), (1, "failed: not yours")),
+        (ConnectionError("no network"), (1, "failed: no network"), (1, "failed: no network")),
+        (OSError("no room"), (1, "failed: no room"), (1, "failed: no room")),
+        (NonFiniteLoss("the loss is nan"), (1, "failed: the loss is nan"), (1, "failed: the loss is nan")),
+        (training.WorkerLost("worker 1"), (1, "failed: worker 1"), (1, "failed: worker 1")),
+        (ImportError("no such package"), (1, "failed: no such package"), (1, "failed: no such package")),
+        (AttributeError("None has no z"), (1, "internal error"), (1, "internal error")),
+        (KeyError("z"), (1, "internal error"), (1, "internal error")),
+        (KeyboardInterrupt(), (130, "stopped"), (130, "stopped")),
+        (training.Interrupted(signal.SIGTERM, "runs/a", True, "x"), (143, "stopped by"), (143, "stopped by")),
+    ],
+    ids=repr,
+)
+def test_exit_statuses(monkeypatch, capfd, error, in_preparation, in_work):
+    """Only what the preparation refuses is a bad argument; a defect of the program shows where it is."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.setattr(sys, "argv", ["scripts/some.py"])
+    command_line = importlib.import_module("command_line")
+
+    def fail(given):
+        raise error
+
+    def parser():
+        return command_line.Parser("")
+
+    for parts, (status, words) in ((fail,), in_preparation), ((lambda arguments: 1, fail), in_work):
+        with pytest.raises(SystemExit) as stop:
+            command_line.run(parser, *parts)
+        output, errors = capfd.readouterr()
+        assert (stop.value.code, output) == (status, "")
+        *traceback, last = errors.splitlines()
+        assert last.startswith(f"some.py: {words}")
+        assert bool(traceback) == ("internal" in words)
+        if traceback:
+            assert (
+                traceback[0].startswith("Traceback") and "please report it" in last and type(error).__name__ in errors
+            )

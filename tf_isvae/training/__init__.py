@@ -31,10 +31,14 @@ from tf_isvae.training.config import Config as Config
 from tf_isvae.training.config import command as command
 from tf_isvae.training.config import read as read
 from tf_isvae.training.config import stored_config as stored_config
+from tf_isvae.training.recorder import Recorder as Recorder
 from tf_isvae.training.run import Run as Run
+from tf_isvae.training.run import layers_in as layers_in
 from tf_isvae.training.run import prepare as prepare
 from tf_isvae.training.run import train as train
+from tf_isvae.training.run_directory import RunDirectory as RunDirectory
 from tf_isvae.training.settings import option as option
 from tf_isvae.training.signals import Interrupted as Interrupted
 from tf_isvae.training.workers import STRATEGIES as STRATEGIES
 from tf_isvae.training.workers import WorkerLost as WorkerLost
+from tf_isvae.training.workers import for_strategy as for_strategy

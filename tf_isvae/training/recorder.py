@@ -145,7 +145,8 @@ class Recorder(keras.callbacks.Callback):
         interrupted, terminated, due = self.workers.sum(wishes)
         saved = self.save() if due or interrupted or terminated else True
         if interrupted or terminated:
-            raise Interrupted(signal.SIGTERM if terminated else signal.SIGINT, self.directory.path, saved)
+            number = signal.SIGTERM if terminated else signal.SIGINT
+            raise Interrupted(number, self.directory.path, saved, self.directory.how_to_resume)
 
     def save(self) -> bool:
         """Saves a checkpoint; False if it cannot be written. All workers must call it at the same point."""

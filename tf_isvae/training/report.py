@@ -60,7 +60,7 @@ def write(recorder: Recorder, config: Config, data: Data) -> None:
     except OSError as error:
         raise OSError(
             f"the trained model cannot be written to {directory.path} ({error.strerror or error}); make room there, "
-            f"then --resume --run-dir {directory.path} goes on from the last checkpoint"
+            f"then {directory.how_to_resume} goes on from the last checkpoint"
         ) from None
     shutil.rmtree(directory.path / "checkpoints", ignore_errors=True)
 

@@ -81,7 +81,7 @@ def _prepare_in(directory: RunDirectory, config: Config, team: Workers) -> Run:
     team.check_agreement({**dataclasses.asdict(config), "run_dir": None}, start)
     keras.utils.set_random_seed(config.seed)
     data = Data(config, start, team)
-    with _precision(config.precision), strategy.scope():
+    with layers_in(config.precision), strategy.scope():
         model = _build(config, data)
     recorder = Recorder(model, directory, team, data.steps_per_epoch, data.identity)
     if checkpoint is not None:
@@ -107,7 +107,7 @@ class Run(contextlib.AbstractContextManager):
         """Trains to the end and writes what a finished run leaves; returns what metrics.json holds."""
         callbacks = _callbacks(self.config, self.data)
         verbose = 0 if not self.workers.is_chief else 1 if sys.stdout.isatty() else 2
-        with _precision(self.config.precision), self.workers.losses_named(self.directory.path):
+        with layers_in(self.config.precision), self.workers.losses_named(self.directory.path):
             try:
                 self.recorder.fit(self.data.train, self.data.test, self.config.epochs, callbacks, verbose=verbose)
             except NonFiniteLoss:
@@ -164,7 +164,7 @@ def _callbacks(config: Config, data: Data) -> list[keras.callbacks.Callback]:
 
 
 @contextlib.contextmanager
-def _precision(policy: str) -> Iterator[None]:
+def layers_in(policy: str) -> Iterator[None]:
     """Layers made inside compute in this precision."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

@@ -21,8 +21,8 @@ except ImportError:  # Windows has no locks on directories
     fcntl = None
 
 
-class RunDirectory:
-    """A directory that this process alone writes to, from `claim` to `release` or the end of the process.
+class RunDirectory(contextlib.AbstractContextManager):
+    """A directory that this process alone writes to, from `claim` to `release`, the end of `with`, or of the process.
 
     The lock is the operating system's (flock), so a process that is killed leaves none behind. It holds among the
     processes of one machine; on a file system that several share, it does not keep the others out.
@@ -30,9 +30,10 @@ class RunDirectory:
     Workers that are not the chief get an object that claims and writes nothing.
     """
 
-    def __init__(self, path: Path, writable: bool = True):
+    def __init__(self, path: Path, writable: bool = True, how_to_resume: str | None = None):
         self.path = path
         self.writable = writable
+        self.how_to_resume = how_to_resume or f"--resume --run-dir {path}"
         self._config = path / "config.json"
         self._lock: int | None = None
         self._made: list[Path] = []
@@ -75,6 +76,9 @@ class RunDirectory:
             for path in self._made:
                 path.rmdir()
         self._made = []
+
+    def __exit__(self, *error) -> None:
+        self.release()
 
     def _check_empty(self) -> None:
         path = self.path

@@ -12,11 +12,9 @@ from collections.abc import Iterator
 class Interrupted(KeyboardInterrupt):
     """A run was stopped by SIGINT or SIGTERM, after a checkpoint was saved if possible. `signal` is its number."""
 
-    def __init__(self, signum: int, run_dir: str | os.PathLike, saved: bool):
+    def __init__(self, signum: int, run_dir: str | os.PathLike, saved: bool, how_to_resume: str):
         what = "everything done so far is kept" if saved else "what was done up to the last good checkpoint is kept"
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name}; {what} in {run_dir}: --resume --run-dir {run_dir} goes on"
-        )
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {what} in {run_dir}: {how_to_resume} goes on")
         self.signal = signum
 
 
