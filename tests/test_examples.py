@@ -20,7 +20,7 @@ exec(IMPORTS, NAMES)
 EXAMPLES = {
     test.name: test
     for module in MODULES
-    for test in doctest.DocTestFinder().find(module, module.__name__, extraglobs=NAMES)
+    for test in doctest.DocTestFinder().find(module, module.__name__, globs=NAMES)
     if test.examples
 }
 

@@ -5,9 +5,10 @@ The examples of the reference begin with
     import keras
     import numpy as np
     import tensorflow as tf
+    import tensorflow_probability as tfp
 
     from tf_isvae import *
-    from tf_isvae import plotting, training
+    from tf_isvae import plotting, posteriors, training
 """
 
 from tf_isvae import (

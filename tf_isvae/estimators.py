@@ -41,7 +41,7 @@ class Estimator:
     """What the estimators share: serialisation from the arguments of `__init__`, and a text that shows them.
 
     Example:
-        >>> DisARM(num_pairs=2)
+        >>> estimators.DisARM(num_pairs=2)
         DisARM(num_pairs=2)
     """
 
@@ -416,7 +416,7 @@ def names() -> list[str]:
     """The names that `get` takes, without counts.
 
     Example:
-        >>> names()[:4]
+        >>> estimators.names()[:4]
         ['ImportanceSampling', 'LeaveOneOut', 'DisARM', 'ARMS']
     """
     return list(_BY_NAME)
@@ -433,7 +433,7 @@ def get(estimator: str | Estimator) -> Estimator:
         ValueError: a text that names none, or a count that it does not take. TypeError: something else.
 
     Example:
-        >>> get("ARMS:4"), get("DisARM"), get("Linearized+DisARM:1")
+        >>> estimators.get("ARMS:4"), estimators.get("DisARM"), estimators.get("Linearized+DisARM:1")
         (ARMS(num_samples=4), DisARM(num_pairs=1), Linearized(DisARM(num_pairs=1)))
     """
     if not isinstance(estimator, str):
@@ -460,8 +460,8 @@ def name_of(estimator: Estimator) -> str:
     Raises ValueError if there is none: an estimator of one's own, or ImportanceSampling with a proposal.
 
     Example:
-        >>> name_of(ARMS(4)), name_of(Linearized()), name_of(Enumerated())
-        ('ARMS:4', 'Linearized+DisARM:1', 'Enumerated')
+        >>> [estimators.name_of(estimator) for estimator in (estimators.ARMS(4), estimators.Linearized())]
+        ['ARMS:4', 'Linearized+DisARM:1']
     """
     cls = type(estimator)
     if cls is Linearized:

@@ -107,7 +107,7 @@ class Bernoulli(Likelihood):
 
     Example:
         >>> output, images = tf.zeros((1, 2, 2, 1)), tf.ones((1, 2, 2, 1))
-        >>> round(float(Bernoulli().log_prob(output, images)[0]), 4)  # -4 ln 2
+        >>> round(float(likelihoods.Bernoulli().log_prob(output, images)[0]), 4)  # -4 ln 2
         -2.7726
     """
 
@@ -143,7 +143,7 @@ class Gaussian(Likelihood):
 
     Example:
         >>> output, images = tf.zeros((1, 2, 2, 1)), tf.ones((1, 2, 2, 1))
-        >>> round(float(Gaussian().log_prob(output, images)[0]), 4)  # -2 - 2 ln(2 pi)
+        >>> round(float(likelihoods.Gaussian().log_prob(output, images)[0]), 4)  # -2 - 2 ln(2 pi)
         -5.6758
     """
 

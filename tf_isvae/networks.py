@@ -160,8 +160,8 @@ def start_at_mean(
         ValueError: a mean image of another shape, or with values not in [0, 1].
 
     Example:
-        >>> decoder = dense_decoder(3, (2, 2, 1))
-        >>> start_at_mean(decoder, np.full((2, 2, 1), 0.5))
+        >>> decoder = networks.dense_decoder(3, (2, 2, 1))
+        >>> networks.start_at_mean(decoder, np.full((2, 2, 1), 0.5))
         >>> decoder.layers[-2].bias.numpy().tolist()  # logits of 0.5
         [0.0, 0.0, 0.0, 0.0]
     """

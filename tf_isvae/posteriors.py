@@ -57,7 +57,7 @@ _ERFINV_TAILS = (
 def enumerate_codes(values: int, width: int) -> np.ndarray:
     """Every code once, int32 (values^width, width), in lexicographic order.
 
-    >>> enumerate_codes(2, 2).tolist()
+    >>> posteriors.enumerate_codes(2, 2).tolist()
     [[0, 0], [0, 1], [1, 0], [1, 1]]
     """
     return np.array(list(itertools.product(range(values), repeat=width)), np.int32).reshape(values**width, width)
@@ -183,7 +183,7 @@ def of(distribution: tfd.Distribution) -> Posterior:
     """The posterior itself, or any other TFP distribution as one that can be asked the same.
 
     Example:
-        >>> of(tfd.Normal(0.0, 1.0)).bit_logits("ARMS")
+        >>> posteriors.of(tfp.distributions.Normal(0.0, 1.0)).bit_logits("ARMS")
         Traceback (most recent call last):
             ...
         TypeError: ARMS: the posterior is Normal; it must be Bits, of a BernoulliLatent: LeaveOneOut takes any latent.
@@ -211,7 +211,7 @@ class Bits(_Discrete, tfd.Independent):
         logits: eta (..., units), float32.
 
     Example:
-        >>> q = Bits(tf.constant([[0.0, 2.0, -2.0]]))
+        >>> q = posteriors.Bits(tf.constant([[0.0, 2.0, -2.0]]))
         >>> q.mode().numpy().tolist()
         [[0.0, 1.0, 0.0]]
         >>> q.sample_from(tf.constant([[0.4, 0.4, 0.4]]), "an example").numpy().tolist()
@@ -274,7 +274,7 @@ class OneHots(_Discrete, tfd.TransformedDistribution):
         logits: eta (..., variables, categories), float32.
 
     Example:
-        >>> q = OneHots(tf.constant([[[0.0, 2.0, -2.0], [1.0, 0.0, 0.0]]]))
+        >>> q = posteriors.OneHots(tf.constant([[[0.0, 2.0, -2.0], [1.0, 0.0, 0.0]]]))
         >>> q.mode().numpy().tolist()
         [[0.0, 1.0, 0.0, 1.0, 0.0, 0.0]]
         >>> q.num_codes
@@ -342,7 +342,7 @@ class Gaussian(Posterior, tfd.MultivariateNormalDiag):
         loc, scale_diag: mean and standard deviation (..., units), float32.
 
     Example:
-        >>> q = Gaussian(tf.constant([[1.0, 2.0]]), tf.constant([[1.0, 3.0]]))
+        >>> q = posteriors.Gaussian(tf.constant([[1.0, 2.0]]), tf.constant([[1.0, 3.0]]))
         >>> q.sample_from(tf.constant([[0.5, 0.5]]), "an example").numpy().tolist()
         [[1.0, 2.0]]
     """

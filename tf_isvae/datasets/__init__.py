@@ -21,9 +21,9 @@ from tf_isvae import checks
 from tf_isvae.datasets import batches, bundled, conversion, noise, tfds
 from tf_isvae.datasets.arrays import Arrays, Npz
 from tf_isvae.datasets.folders import Folder
-from tf_isvae.datasets.sources import InMemory, NoSuchSplit, Source, check_split, quoted
+from tf_isvae.datasets.sources import InMemory, NoLabels, NoSuchSplit, Source, check_split, quoted
 
-__all__ = ["MEMORY_LIMIT", "NoSuchSplit", "fingerprint", "load"]
+__all__ = ["MEMORY_LIMIT", "NoLabels", "NoSuchSplit", "fingerprint", "load"]
 
 # Decoded data up to this size is kept in memory (2 GiB); larger data is read from disk in every epoch.
 MEMORY_LIMIT = 2 * 1024**3
@@ -89,13 +89,14 @@ def load(
 
     Raises:
       NoSuchSplit: if the source has no such split.
+      NoLabels: if labels is True and the source has none.
       ValueError: if an argument, or what the source holds, is not as described above.
       TypeError: if `source` is neither a string, a path nor an array.
       FileNotFoundError, PermissionError: if a path does not exist or may not be read or written.
       ConnectionError: if a TFDS data set must be downloaded and cannot be.
 
     Example:
-      >>> images = load("digits", "test", batch_size=100)
+      >>> images = datasets.load("digits", "test", batch_size=100)
       >>> images.element_spec
       TensorSpec(shape=(None, 28, 28, 1), dtype=tf.float32, name=None)
       >>> [len(batch) for batch in images]
@@ -114,7 +115,7 @@ def load(
     checks.flag("labels", labels)
     found, size = _find(source, split, image_size, channels, data_dir)
     if labels and not found.has_labels:
-        raise ValueError(f"labels is True; it must be False for {found.name}, which has no labels.")
+        raise NoLabels(f"labels is True; it must be False for {found.name}, which has no labels.")
 
     draw_seed = 0 if seed is None else seed
     static_seed = draw_seed if binarize == "static" else None
@@ -182,10 +183,10 @@ def fingerprint(
       As `load`.
 
     Example:
-      >>> before = fingerprint(np.zeros((100, 28, 28), np.uint8))
+      >>> before = datasets.fingerprint(np.zeros((100, 28, 28), np.uint8))
       >>> before["images"], before["shape"]
       (100, [28, 28, 1])
-      >>> fingerprint(np.ones((100, 28, 28), np.uint8)) == before
+      >>> datasets.fingerprint(np.ones((100, 28, 28), np.uint8)) == before
       False
     """
     found, size = _find(source, split, image_size, channels, data_dir)

@@ -13,6 +13,10 @@ class NoSuchSplit(ValueError):
     """The source has no split of this name; the text says which it has."""
 
 
+class NoLabels(ValueError):
+    """The source has no labels."""
+
+
 class Source(abc.ABC):
     """One split of a data set.
 

@@ -165,8 +165,7 @@ def images_for(
     batches = -1 if count is None else 1
     try:
         data = datasets.load(dataset, split, labels=True, **settings)
-    except ValueError:
-        # Without labels, or wrong altogether, which then shows again.
+    except datasets.NoLabels:
         return np.concatenate(list(datasets.load(dataset, split, **settings).take(batches))), None
     images, labels = zip(*data.take(batches).as_numpy_iterator(), strict=True)
     return np.concatenate(images), np.concatenate(labels)
