@@ -194,6 +194,98 @@ def test_a_rows_seed_alone_determines_its_sample(served, name):
         assert len(np.unique(codes, axis=0)) == len(codes)
 
 
+def ask_as_a_server(version, signature, **given):
+    """The outputs by a session, whatever the shapes: a server does not compare them with the signature's."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        feeds = {tf.compat.v1.placeholder(value.dtype): value for value in given.values()}
+        names = {f"{signature}_{name}:0": tensor for name, tensor in zip(given, feeds, strict=True)}
+        meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(version), input_map=names)
+        outputs = meta_graph.signature_def[signature].outputs
+        return session.run({name: tensor.name for name, tensor in outputs.items()}, feeds)
+
+
+def changed(values, value, place=(2, 1)):
+    """A copy with one value changed, in a row of which nothing else is special."""
+    values = values.copy()
+    values[place] = value
+    return values
+
+
+BAD_IMAGES = {"nan": np.nan, "inf": np.inf, "above": np.float32(1 + 2**-23), "below": -1e-9}
+
+
+@pytest.mark.parametrize("bad", BAD_IMAGES)
+@pytest.mark.parametrize("signature", ["encode", "serving_default", "reconstruct", "score"])
+def test_images_outside_the_range_are_refused(served, signature, bad):
+    """One pixel among thousands, at the first place, the last or between."""
+    models, folder, _, _ = served
+    loaded = tf.saved_model.load(str(folder / "fc" / "1")).signatures[signature]
+    given = inputs_for(models["fc"])
+    for place in ((0, 0, 0, 0), (7, 13, 21, 0), (-1, -1, -1, -1)):
+        feed = {name: tf.constant(given[name]) for name in loaded.structured_input_signature[1]}
+        assert loaded(**feed)
+        feed["images"] = tf.constant(changed(given["images"], BAD_IMAGES[bad], place))
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=r"images have values from .*; they must be in \[0, 1\]"
+        ):
+            loaded(**feed)
+
+
+@pytest.mark.parametrize(
+    "name, bad, accepted",
+    [
+        ("bernoulli", (-1, 2), "from 0 to 1"),
+        ("categorical", (-1, 5), "from 0 to 4"),
+        ("gaussian", (np.nan, np.inf, -np.inf), "finite numbers"),
+    ],
+)
+def test_codes_outside_the_range_are_refused(served, name, bad, accepted):
+    models, folder, _, _ = served
+    decode = tf.saved_model.load(str(folder / name / "1")).signatures["decode"]
+    codes = inputs_for(models[name])["codes"]
+    for value in bad:
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"codes have values from .*; they must be {accepted}"):
+            decode(codes=tf.constant(changed(codes, value)))
+
+
+def test_other_shapes_are_refused(served):
+    """Also those of as many values, which a reshape would take."""
+    models, folder, _, _ = served
+    version = folder / "bernoulli" / "1"
+    good = inputs_for(models["bernoulli"], 4)
+    np.testing.assert_array_equal(
+        ask_as_a_server(version, "encode", images=good["images"])["codes"], models["bernoulli"].encode(good["images"])
+    )
+    for signature, name, shape in (
+        ("encode", "images", (4, 3, 4, 2)),
+        ("encode", "images", (4, 12, 2)),
+        ("reconstruct", "images", (96,)),
+        ("decode", "codes", (4, 8)),
+        ("decode", "codes", (7,)),
+        ("generate", "seed", (2, 4)),
+        ("generate", "seed", ()),
+    ):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=rf"{name}.* \[.*\] is not compatible with expected shape"
+        ):
+            ask_as_a_server(version, signature, **{name: np.zeros(shape, good[name].dtype)})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="images have 4 rows and seed 3"):
+        ask_as_a_server(version, "score", images=good["images"], seed=good["seed"][:3])
+
+
+@each_model
+def test_no_rows_give_no_rows(served, name):
+    models, folder, found, _ = served
+    for key, signature in tf.saved_model.load(str(folder / name / "1")).signatures.items():
+        given = {
+            name: tf.zeros((0, *spec.shape[1:]), spec.dtype)
+            for name, spec in signature.structured_input_signature[1].items()
+        }
+        outputs = {name: [value.dtype.name, [None, *value.shape[1:]]] for name, value in signature(**given).items()}
+        assert outputs == found[name][key][1]
+        assert all(value.shape[0] == 0 for value in signature(**given).values())
+
+
 @each_model
 def test_weights_are_stored_once(served, name):
     models, folder, _, _ = served
@@ -396,6 +488,7 @@ def test_the_card(run_dir, tmp_path):
         assert card["files"][name] == {"bytes": path.stat().st_size, "sha256": digest}
         assert f"| 1/{name} | {path.stat().st_size} | {digest} |" in text
     assert "# digits, version 1" in text and "| val_loss | 12.25 |" in text and card["training"]["command"] in text
+    assert "The SavedModel refuses NaN, values outside the range" in text and "LiteRT has no assertions" in text
     assert "somebody" not in text + json.dumps(card)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.special
 import tensorflow as tf
-from helpers import precision, tfds_has
+from helpers import precision
 
 from tf_isvae import (
     BernoulliLatent,
@@ -13,7 +13,6 @@ from tf_isvae import (
     DiscreteVAE,
     GaussianLatent,
     datasets,
-    estimators,
     export,
     likelihoods,
     networks,
@@ -23,37 +22,32 @@ from tf_isvae.export.litert import _analysis, _operations
 
 Interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed").Interpreter
 
-# The least share of equal bits, and the greatest loss of ELBO in nats (of more than 100).
-PARITY = {None: (0.999, 0.05), "float16": (0.995, 0.5), "int8": (0.99, 2.0)}
+# The least share of equal bits, and the greatest change of the mean ELBO, as a share of it.
+PARITY = {None: (0.999, 5e-4), "float16": (0.995, 5e-3), "int8": (0.99, 0.02)}
 
 
 @pytest.fixture(scope="module")
 def images():
-    """2,000 images to train on, and 1,000 others: MNIST where TFDS has it, otherwise the bundled digits."""
-    if tfds_has("mnist"):
-        sets = (datasets.load("mnist", "train", batch_size=2000), datasets.load("mnist", "test", batch_size=1000))
-        return tuple(next(iter(data)).numpy() for data in sets)
-    both = [next(iter(datasets.load("digits", split, batch_size=2000))).numpy() for split in ("train", "test")]
-    both = np.concatenate(both)
-    return both[:-1000], both[-1000:]
+    """300 images to calibrate on, and 700 others, of the size that the shipped models take."""
+    both = [
+        next(iter(datasets.load("digits", split, batch_size=size, image_size=(28, 28)))).numpy()
+        for split, size in (("train", 1000), ("test", 300))
+    ]
+    return both[0][:300], np.concatenate([both[0][300:], both[1]])
 
 
-@pytest.fixture(scope="module", params=["fc_bvae", "cnn_bvae"])
-def trained(request, images):
-    keras.utils.set_random_seed(0)
-    train = images[0]
-    model = zoo.build(request.param, train.shape[1:], 50, estimator=estimators.DisARM(), seed=0)
-    networks.start_at_mean(model.decoder, train.mean(axis=0))
-    model.compile(keras.optimizers.Adam(1e-3))
-    model.fit(train, batch_size=50, epochs=3, verbose=0)
-    return model
+@pytest.fixture(scope="module", params=["cnn_bvae_mnist", pytest.param("fc_bvae_mnist", marks=pytest.mark.all)])
+def trained(request):
+    if request.param not in zoo.names():
+        pytest.skip("exported_models/ is not here")
+    return zoo.load(request.param)
 
 
 @pytest.fixture(scope="module", params=PARITY, ids=str)
 def converted(request, trained, images, tmp_path_factory):
     """(model, quantize, path, interpreter); the interpreter is of a file that must be whole on its own."""
     path = tmp_path_factory.mktemp("litert") / "new" / "model.tflite"
-    calibration = images[0][:300] if request.param == "int8" else None
+    calibration = images[0] if request.param == "int8" else None
     assert export.litert(trained, path, request.param, calibration) == path
     assert [file.name for file in path.parent.iterdir()] == ["model.tflite"]
     return trained, request.param, path, Interpreter(model_path=str(path), num_threads=1)
@@ -87,7 +81,7 @@ def test_parity_of_codes(converted, images):
     model, quantize, _, interpreter = converted
     test = images[1]
     codes = model.encode(test)
-    assert 0.02 < codes.mean() < 0.98 and len(np.unique(codes, axis=0)) > 300, "nothing was learnt to compare"
+    assert 0.02 < codes.mean() < 0.98 and len(np.unique(codes, axis=0)) > 300
     for signature in ("encode", "reconstruct"):
         found = run(interpreter, signature, images=test)["codes"]
         agree = (found == codes).mean()
@@ -105,7 +99,7 @@ def test_parity_of_the_elbo(converted, images):
     np.testing.assert_allclose(found["elbo"], found["log_likelihood"] - found["kl"], rtol=1e-5)
     loss = (log_likelihood - kl).mean() - found["elbo"].mean()
     print(f"{model.name} {quantize}: {loss:.4f} nats lost")
-    assert abs(loss) < PARITY[quantize][1] and (log_likelihood - kl).mean() < -60
+    assert abs(loss) < PARITY[quantize][1] * -(log_likelihood - kl).mean()
     if quantize is None:
         np.testing.assert_allclose(found["kl"], kl, rtol=1e-3, atol=1e-3)
 
@@ -138,6 +132,22 @@ def test_size_and_operations(converted):
         weights = [t for t in interpreter.get_tensor_details() if np.prod(t["shape"]) > 1000 and len(t["shape"]) > 1]
         kinds = {t["dtype"] for t in weights if t["quantization_parameters"]["scales"].size > 1}
         assert kinds == {np.int8}
+
+
+def test_no_rows_give_no_rows(converted):
+    """Also between calls with rows: the interpreter's tensors are resized each time."""
+    interpreter = converted[3]
+    for signature in interpreter.get_signature_list():
+        runner = interpreter.get_signature_runner(signature)
+        shapes = {key: tuple(tensor["shape"][1:]) for key, tensor in runner.get_output_details().items()}
+        for rows in (1, 0, 2):
+            given = {
+                key: np.zeros((rows, *tensor["shape"][1:]), tensor["dtype"])
+                for key, tensor in runner.get_input_details().items()
+            }
+            assert {key: value.shape for key, value in runner(**given).items()} == {
+                key: (rows, *shape) for key, shape in shapes.items()
+            }
 
 
 def test_an_encoder_without_biases_keeps_its_last_layer_in_float32(tmp_path):
@@ -250,6 +260,46 @@ def test_a_model_in_bfloat16(images, tmp_path):
     np.testing.assert_allclose(found["logits"], eta, atol=0.02)
     clear = np.abs(eta) > 0.02
     np.testing.assert_array_equal(found["codes"][clear], (eta > 0)[clear])
+
+
+@pytest.fixture(scope="module", params=[BernoulliLatent(6), CategoricalLatent(4, variables=3), GaussianLatent(3)])
+def any_latent(request, tmp_path_factory):
+    model = tiny(request.param)
+    path = export.litert(model, tmp_path_factory.mktemp("litert") / "m.tflite")
+    return model, Interpreter(model_path=str(path))
+
+
+def test_bad_input_is_taken_for_the_nearest_that_is_good(any_latent):
+    """NaN for 0. The outputs are those of the clipped input, bit for bit."""
+    model, interpreter = any_latent
+    rng = np.random.default_rng(0)
+    values = model.latent.code_values
+    images = rng.random((9, *model.image_shape), np.float32)
+    noise = rng.uniform(0.01, 0.99, (9, model.latent.units)).astype(np.float32)
+    if values is None:
+        codes = rng.normal(size=(9, model.latent.code_units)).astype(np.float32)
+        codes[0, 0], codes[1, 1] = np.nan, 1e30
+        good_codes = np.nan_to_num(codes, nan=0)
+    else:
+        codes = rng.integers(0, values, (9, model.latent.code_units)).astype(np.int32)
+        codes[0, 0], codes[1, 1], codes[2, 0] = -7, values, 2**31 - 1
+        good_codes = np.clip(codes, 0, values - 1)
+    for place, value in enumerate([np.nan, np.inf, -np.inf, 255, -1, 1.001, -1e-9]):
+        images[place, 1, 2, 1] = value
+        noise[place, 1] = value
+    good_images = np.clip(np.nan_to_num(images, nan=0), 0, 1)
+    good_noise = np.clip(np.nan_to_num(noise, nan=0), 2.0**-24, 1 - 2.0**-24).astype(np.float32)
+    for signature, bad, good in (
+        ("encode", {"images": images}, {"images": good_images}),
+        ("reconstruct", {"images": images}, {"images": good_images}),
+        ("score", {"images": images, "noise": noise}, {"images": good_images, "noise": good_noise}),
+        ("generate", {"noise": noise}, {"noise": good_noise}),
+        ("decode", {"codes": codes}, {"codes": good_codes}),
+    ):
+        found, expected = run(interpreter, signature, **bad), run(interpreter, signature, **good)
+        for key, value in expected.items():
+            np.testing.assert_array_equal(found[key], value, err_msg=f"{signature} {key}")
+            assert np.isfinite(value[3:]).all()
 
 
 # --- What is refused.

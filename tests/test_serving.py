@@ -30,6 +30,7 @@ from tf_isvae.export import serving
 pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api: pip install 'tf_isvae[serving]'")
 pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert: pip install 'tf_isvae[litert]'")
 import grpc
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -55,11 +56,14 @@ class Servable:
 
     def __init__(self, base_path):
         self.path = base_path / str(max(int(path.name) for path in base_path.iterdir() if path.name.isdecimal()))
-        graph = tf.Graph()
-        self.session = tf.compat.v1.Session(graph=graph)
-        with graph.as_default():
-            meta_graph = tf.compat.v1.saved_model.load(self.session, ["serve"], str(self.path))
-        self.signatures = meta_graph.signature_def
+        self.session = tf.compat.v1.Session(graph=tf.Graph())
+        saved = saved_model_pb2.SavedModel.FromString((self.path / "saved_model.pb").read_bytes())
+        self.signatures = saved.meta_graphs[0].signature_def
+        inputs = [info for signature in self.signatures.values() for info in signature.inputs.values()]
+        with self.session.graph.as_default():
+            # As in the C++ session, which feeds a tensor of any shape.
+            self.fed = {info.name: tf.compat.v1.placeholder(info.dtype) for info in inputs}
+            tf.compat.v1.saved_model.load(self.session, ["serve"], str(self.path), input_map=self.fed)
 
     def signature(self, name):
         name = name or "serving_default"
@@ -75,7 +79,9 @@ class Servable:
         outputs = list(request.output_filter) or list(signature.outputs)
         if not set(outputs) <= set(signature.outputs):
             raise Refused(invalid, f"output tensor alias not found in signature: {outputs}")
-        feeds = {signature.inputs[alias].name: tf.make_ndarray(value) for alias, value in request.inputs.items()}
+        feeds = {
+            self.fed[signature.inputs[alias].name]: tf.make_ndarray(value) for alias, value in request.inputs.items()
+        }
         for alias, value in request.inputs.items():
             if value.dtype != signature.inputs[alias].dtype:
                 raise Refused(invalid, f"{alias} has the wrong type")
@@ -614,12 +620,14 @@ def test_the_c_program_with_other_latents(place, models, c_program, tmp_path, na
         ("exported_models/digits", "images.f32", "encode: exported_models/digits: Could not find SavedModel"),
         ("exported_models/digits/1", "none.f32", "encode: none.f32: cannot be read"),
         ("exported_models/digits/1", "examples/encode.c", "28x28x1 images of float32 have 3136 each"),
+        ("exported_models/digits/1", "bytes.f32", "images have values from 0 to 255; they must be in [0, 1]"),
     ],
 )
 def test_what_the_c_program_refuses(place, c_program, model, images, words):
+    (np.arange(2 * 784, dtype=np.float32) % 256).tofile(place / "bytes.f32")
     done = subprocess.run([c_program, model, images], cwd=place, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
-    assert words in done.stderr.splitlines()[-1]
+    assert words in done.stderr
 
 
 def test_the_litert_example(place, models, example, capsys, tmp_path):
@@ -664,6 +672,25 @@ def test_rest_by_rows_and_columns(server, models):
     np.testing.assert_allclose(decoded, models["bits"].decode(codes), atol=1e-6)
     scored = ask({"signature_name": "score", "instances": [{"images": image, "seed": [1, 2]}] * 3})["predictions"]
     assert scored[1] == pytest.approx(scored[0], rel=1e-5) and set(scored[0]) == {"elbo", "log_likelihood", "kl"}
+
+
+@pytest.mark.parametrize(
+    "signature, instance, words",
+    [
+        ("encode", {"images": [[[0.0], [255.0]], [[1.0], [0.0]]]}, "images have values from 0 to 255; they must be in"),
+        ("encode", {"images": [[[0.0], [0.5]]]}, "[1,1,2,1] is not compatible with expected shape [?,2,2,1]"),
+        ("decode", {"codes": [0, 1, 7, 0]}, "codes have values from 0 to 7; they must be from 0 to 1"),
+    ],
+)
+def test_bad_input_is_the_clients_error(server, signature, instance, words):
+    import urllib.error
+    import urllib.request
+
+    url = f"http://localhost:{server.rest_port}/v1/models/bits:predict"
+    request = json.dumps({"signature_name": signature, "instances": [instance]}).encode()
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(url, request)
+    assert error.value.code == 400 and words in json.load(error.value)["error"]
 
 
 CLIENTS = {"rest_client.py": "http://localhost:{}", "grpc_client.py": "localhost:{}"}

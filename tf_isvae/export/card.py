@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tf_isvae import files, training
+from tf_isvae.export import bad_input
 from tf_isvae.export.signatures import inputs
 from tf_isvae.model import DiscreteVAE
 
@@ -151,6 +152,7 @@ def _readme(card: dict) -> str:
         "`encode` is also `serving_default`. A row's seed alone determines its noise. In LiteRT files, `noise` float32 "
         "(n, units), uniform in (0, 1), takes the place of `seed`.\n",
         _table(("signature", "inputs", "outputs"), rows),
+        f"{bad_input.SAVED_MODEL} {bad_input.LITERT}\n",
         "## Files\n",
         _table(
             ("file", "bytes", "SHA-256"),

@@ -58,7 +58,7 @@ def litert(model: DiscreteVAE, path: str | os.PathLike, quantize: str | None = N
         raise IsADirectoryError(f"{path} is a directory; give the name of a file, such as {path / 'model.tflite'}.")
     _interpreter_class()
     model = in_precision(model, "float32")  # LiteRT has no bfloat16
-    graphs = signatures(model, noise_input=True)
+    graphs = signatures(model, for_litert=True)
     content = _convert(model, graphs, quantize, calibration)
     run_every_signature(content, graphs)
     path.parent.mkdir(parents=True, exist_ok=True)

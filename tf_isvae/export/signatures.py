@@ -10,19 +10,22 @@
 
 Codes are int32 (n, units or variables); with Gaussian latents float32. In LiteRT, which has no stateless random
 numbers, `noise` float32 (n, units), uniform in (0, 1), takes the place of `seed`. A row's seed alone determines its
-noise, whatever the batch and whenever the model was loaded.
+noise, whatever the batch and whenever the model was loaded. `bad_input` says what becomes of other values and shapes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import tensorflow as tf
 
 from tf_isvae import posteriors
+from tf_isvae.export import bad_input
+from tf_isvae.export.bad_input import Input
 from tf_isvae.model import DiscreteVAE
 
+# The least and greatest number that `uniforms` gives.
+_NOISE = (2.0**-24, 1 - 2.0**-24)
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
@@ -53,11 +56,12 @@ def uniforms(seed: tf.Tensor, width: int) -> tf.Tensor:
     return (tf.cast(tf.bitcast(high, tf.int32), tf.float32) + 0.5) * 2.0**-23
 
 
-def signatures(model: DiscreteVAE, noise_input: bool = False) -> dict[str, tf.types.experimental.ConcreteFunction]:
+def signatures(model: DiscreteVAE, for_litert: bool = False) -> dict[str, tf.types.experimental.ConcreteFunction]:
     """The graph of each signature, by name.
 
-    noise_input=True: sampling takes `noise` instead of `seed`, as LiteRT needs. Raises TypeError if the posterior
-    cannot be sampled from uniform noise.
+    for_litert=True: sampling takes `noise` instead of `seed`, and bad input is clipped instead of refused.
+
+    Raises TypeError if the posterior cannot be sampled from uniform noise.
     """
     latent, likelihood = model.latent, model.likelihood
     image_shape = tuple(model.image_shape)
@@ -73,7 +77,7 @@ def signatures(model: DiscreteVAE, noise_input: bool = False) -> dict[str, tf.ty
         return tf.ensure_shape(codes, (None, latent.code_units))
 
     def uniform(noise):
-        return noise if noise_input else uniforms(noise, latent.units)
+        return noise if for_litert else uniforms(noise, latent.units)
 
     def encode(images):
         logits = eta(images)
@@ -94,32 +98,39 @@ def signatures(model: DiscreteVAE, noise_input: bool = False) -> dict[str, tf.ty
     def score(images, noise):
         logits = eta(images)
         q = posteriors.of(latent.posterior(logits))
-        if noise_input:
+        if for_litert:
             q = q.bounded()
         z = q.sample_from(uniform(noise), "export")
         log_likelihood = likelihood.log_prob(model.decoder(z, training=False), images)
         kl = latent.kl(q)
         return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
 
-    images = tf.TensorSpec((None, *image_shape), tf.float32, name="images")
+    images = Input(tf.TensorSpec((None, *image_shape), tf.float32, name="images"), 0, 1, "in [0, 1]")
     codes = tf.TensorSpec((None, latent.code_units), latent.code_dtype, name="codes")
-    if noise_input:
-        noise = tf.TensorSpec((None, latent.units), tf.float32, name="noise")
+    if latent.code_values is None:
+        codes = Input(codes, -tf.float32.max, tf.float32.max, "finite numbers")
     else:
-        noise = tf.TensorSpec((None, 2), tf.int32, name="seed")
+        codes = Input(codes, 0, latent.code_values - 1, f"from 0 to {latent.code_values - 1}")
+    if for_litert:
+        noise = tf.TensorSpec((None, latent.units), tf.float32, name="noise")
+        noise = Input(noise, *_NOISE, "in (0, 1)")
+    else:
+        noise = Input(tf.TensorSpec((None, 2), tf.int32, name="seed"))
+    guard = bad_input.clip if for_litert else bad_input.refuse
+
+    def graph(function, *inputs):
+        specs = [given.spec for given in inputs]
+        return tf.function(guard(function, *inputs), input_signature=specs, autograph=False).get_concrete_function()
+
     return {
-        "encode": _graph(encode, images),
-        "decode": _graph(decode, codes),
-        "reconstruct": _graph(reconstruct, images),
-        "generate": _graph(generate, noise),
-        "score": _graph(score, images, noise),
+        "encode": graph(encode, images),
+        "decode": graph(decode, codes),
+        "reconstruct": graph(reconstruct, images),
+        "generate": graph(generate, noise),
+        "score": graph(score, images, noise),
     }
 
 
 def inputs(graph: tf.types.experimental.ConcreteFunction) -> dict[str, tf.TensorSpec]:
     """The inputs of one of `signatures` by name; its outputs are `graph.structured_outputs`."""
     return {spec.name: spec for spec in graph.structured_input_signature[0]}
-
-
-def _graph(function: Callable, *specs: tf.TensorSpec) -> tf.types.experimental.ConcreteFunction:
-    return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
