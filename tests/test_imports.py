@@ -8,6 +8,7 @@ from conftest import ROOT
 # A module imports only from those above it.
 ORDER = (
     *("checks", "files", "_private_apis", "posteriors", "latents", "likelihoods", "estimators", "networks", "model"),
+    "precision",
     *("keras_files", "zoo", "optimizers", "datasets", "evaluation", "callbacks", "plotting", "training", "export"),
 )
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tf_isvae").rglob("*.py"))
