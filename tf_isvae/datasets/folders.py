@@ -8,6 +8,7 @@ import pathlib
 import struct
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tf_isvae.datasets.sources import Encoded, check_split, quoted
@@ -48,27 +49,31 @@ class Folder(Encoded):
         return [[os.path.relpath(file, self.name), os.path.getsize(file)] for file in self._files]
 
     @functools.cached_property
-    def _headers(self) -> list[_Header]:
-        """Of each file; read when they are needed, because this opens all files."""
-        headers = [_read_header(file) for file in self._files]
+    def _headers(self) -> tuple[set[_Header], np.ndarray]:
+        """All that occur, and the orientation of each file, uint8 (n,); read when needed, because this opens each."""
+        found, orientations = {}, np.empty(self.count, np.uint8)
+        for i, file in enumerate(self._files):
+            header = _read_header(file)
+            found[header], orientations[i] = file, header.orientation
         for what, of, wanted, advice in (
-            ("sizes (H, W)", lambda header: header[:2], self._size, "image_size=(H, W)"),
-            ("numbers of channels", lambda header: header[2:3], self._channels, "channels=1 or 3"),
+            ("sizes (H, W)", slice(2), self._size, "image_size=(H, W)"),
+            ("numbers of channels", slice(2, 3), self._channels, "channels=1 or 3"),
         ):
-            kinds = {of(header): file for header, file in zip(headers, self._files, strict=True)}
+            kinds = {header[of]: file for header, file in found.items()}
             if wanted is None and len(kinds) > 1:
                 (one, first), (two, second) = sorted(kinds.items())[:2]
                 raise ValueError(
                     f"{self.name} holds images of different {what}: {first} {one}, {second} {two}: give {advice}."
                 )
-        return headers
+        return set(found), orientations
 
     @property
     def shape(self):
-        sizes = {header[:2] for header in self._headers}
+        headers, _ = self._headers
+        sizes = {header[:2] for header in headers}
         height, width = sizes.pop() if len(sizes) == 1 else (None, None)
         # Decoded to grey only if all are: colours are made grey in `conversion`, in the same way for every source.
-        return height, width, max(header.channels for header in self._headers)
+        return height, width, max(header.channels for header in headers)
 
     def records(self, seed):
         names = tf.constant(self._files)
@@ -78,16 +83,17 @@ class Folder(Encoded):
         return tf.data.Dataset.from_tensor_slices((order, tf.gather(names, order)))
 
     def parse(self, index, records):
-        orientations = tf.constant([header.orientation for header in self._headers], tf.uint8)
+        _, orientations = self._headers
         return (records, tf.gather(orientations, index)), tf.zeros(tf.shape(records), tf.int32)
 
     def decode(self, encoded):
         height, width, channels = self.shape
-        is_turned = any(header.orientation != 1 for header in self._headers)
+        headers, _ = self._headers
+        some_are_turned = any(header.orientation != 1 for header in headers)
 
         def read(name, orientation):
             image = tf.io.decode_image(tf.io.read_file(name), channels=channels, expand_animations=False)
-            if is_turned:
+            if some_are_turned:
                 image = _turned(tf.ensure_shape(image, (None, None, channels)), orientation)
             return tf.ensure_shape(image, (height, width, channels))
 
