@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from tf_isvae import files, training
+from tf_isvae import estimators, files, training
 from tf_isvae.export import bad_input
 from tf_isvae.export.signatures import inputs
 from tf_isvae.model import DiscreteVAE
@@ -40,7 +40,7 @@ def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, 
     if "dataset" in config:
         config["dataset"] = Path(str(config["dataset"])).name
     estimator = {"class": type(model.estimator).__name__}
-    if hasattr(model.estimator, "get_config"):
+    if isinstance(model.estimator, estimators.Estimator):  # or any function of one's own
         estimator["config"] = model.estimator.get_config()
     return {
         "kind": _KIND,
