@@ -102,6 +102,14 @@ class ImportanceSampling(_Samples):
         proposal: a function from the posterior to q_I, a distribution over the same z; it must give every z that
             q gives. Default: q itself with its gradient stopped. To save a model that has one, register the function
             with keras.saving.register_keras_serializable.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described.
+
+    Example:
+        >>> q = BernoulliLatent(3).posterior(tf.zeros((2, 3)))  # 2 images, each with 3 bits
+        >>> estimators.ImportanceSampling(5)(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
+        TensorShape([2])
     """
 
     def __init__(self, num_samples: int = 1, proposal: Callable[[tfd.Distribution], tfd.Distribution] | None = None):
@@ -138,8 +146,22 @@ class LeaveOneOut(_Samples):
 
         1/M sum_m  (f(z_m) - 1/(M-1) sum_{j != m} f(z_j)) d log q(z_m|x),   f = ln p(x|.),   z_m ~ q(z|x)
 
-    The paper's eq. 20 and 26 with a control variate. Any latent. M decoder evaluations.
-    Kool, van Hoof & Welling, "Buy 4 REINFORCE samples, get a baseline for free!", 2019; Mnih & Rezende, VIMCO, 2016.
+    The paper's eq. 20 and 26 with a control variate. Any latent.
+
+    Args:
+        num_samples: M, the number of decoder evaluations per image, at least 2.
+
+    Raises:
+        ValueError: it is not.
+
+    Example:
+        >>> q = BernoulliLatent(3).posterior(tf.zeros((2, 3)))  # 2 images, each with 3 bits
+        >>> estimators.LeaveOneOut(4)(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
+        TensorShape([2])
+
+    References:
+        Kool, van Hoof & Welling, "Buy 4 REINFORCE samples, get a baseline for free!", 2019.
+        Mnih & Rezende, "Variational inference for Monte Carlo objectives", 2016, arXiv:1602.06725.
     """
 
     fewest = 2
@@ -166,9 +188,23 @@ class ARMS(_Samples):
         1/(M-1) sum_m (f(z_m) - 1/M sum_j f(z_j)) (z_m - q) / (1 - rho)
 
     M uniform numbers from a Dirichlet(1, ..., 1), d_1 + ... + d_M = 1, make the samples: with r = min(q, 1 - q), the
-    rarer value is taken where d_m > 1 - r^(1/(M-1)), which has probability r, and for two samples at once
-    (2 r^(1/(M-1)) - 1)_+^(M-1), from which rho follows. For M = 2 it is DisARM. M decoder evaluations.
-    Dimitriev & Zhou, "ARMS: Antithetic-REINFORCE-Multi-Sample gradient for binary variables", 2021.
+    rarer value is taken if d_m > 1 - r^(1/(M-1)), which has probability r, and for two samples at once
+    (2 r^(1/(M-1)) - 1)_+^(M-1), from which rho follows. For M = 2 it is DisARM.
+
+    Args:
+        num_samples: M, the number of decoder evaluations per image, at least 2.
+
+    Raises:
+        ValueError: it is not. TypeError, when called: the posterior is not of bits.
+
+    Example:
+        >>> q = BernoulliLatent(3).posterior(tf.zeros((2, 3)))  # 2 images, each with 3 bits
+        >>> estimators.ARMS(4)(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
+        TensorShape([2])
+
+    References:
+        Dimitriev & Zhou, "ARMS: Antithetic-REINFORCE-Multi-Sample gradient for binary variables", 2021,
+        arXiv:2105.14141.
     """
 
     fewest = 2
@@ -196,7 +232,7 @@ class ARMS(_Samples):
         seed = tfp.random.sanitize_seed(seed)
         exponentials = -tf.math.log(tf.random.stateless_uniform(shape, seed, minval=1e-30))
         dirichlet = exponentials / tf.reduce_sum(exponentials, axis=0)
-        # From the logits, so that r keeps its precision where q is near 0 or 1.
+        # From the logits, so that r keeps its precision if q is near 0 or 1.
         log_rare = -tf.nn.softplus(tf.abs(logits))
         root = tf.exp(log_rare / others)
         rare = tf.cast(dirichlet > 1 - root, tf.float32)
@@ -213,8 +249,22 @@ class DisARM(Estimator):
 
         1/2 (f(z) - f(z~)) (z - z~) sigmoid(|eta|),   averaged over the pairs
 
-    Two decoder evaluations a pair. For more than two evaluations, see ARMS.
-    Dong, Mnih & Tucker, "DisARM: an antithetic gradient estimator for binary latent variables", 2020.
+    For more than two decoder evaluations, see ARMS.
+
+    Args:
+        num_pairs: each costs two decoder evaluations per image.
+
+    Raises:
+        ValueError: it is not a positive integer. TypeError, when called: the posterior is not of bits.
+
+    Example:
+        >>> q = BernoulliLatent(3).posterior(tf.zeros((2, 3)))  # 2 images, each with 3 bits
+        >>> estimators.DisARM()(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
+        TensorShape([2])
+
+    References:
+        Dong, Mnih & Tucker, "DisARM: an antithetic gradient estimator for binary latent variables", 2020,
+        arXiv:2006.10680.
     """
 
     count = "num_pairs"
@@ -252,8 +302,15 @@ class Enumerated(Estimator):
         sum_z q(z|x) ln p(x|z)
 
     Every code is decoded once for the whole batch and compared with every image by one matrix product, so for one
-    Categorical of c categories it costs c decoder evaluations a batch: less than one sample an image where c < batch.
-    Raises ValueError for more than 4,096 codes, TypeError for a Gaussian latent.
+    Categorical of c categories it costs c decoder evaluations a batch: less than one sample an image if c < batch.
+
+    Raises:
+        ValueError, when called: there are more than 4,096 codes. TypeError: the posterior is Gaussian.
+
+    Example:
+        >>> q = BernoulliLatent(3).posterior(tf.zeros((2, 3)))  # 2 images, each with 3 bits
+        >>> estimators.Enumerated()(q, lambda z: tf.reduce_sum(z, axis=-1)).value.numpy().tolist()
+        [1.5, 1.5]
     """
 
     exact = True
@@ -278,7 +335,19 @@ class Reparameterized(_Samples):
 
         1/M sum_m ln p(x|z_m),   z_m = mean + scale * epsilon_m
 
-    M decoder evaluations. Kingma & Welling, "Auto-encoding variational Bayes", 2013.
+    Args:
+        num_samples: M, the number of decoder evaluations per image.
+
+    Raises:
+        ValueError: it is not a positive integer. TypeError, when called: the posterior is not Gaussian.
+
+    Example:
+        >>> q = GaussianLatent(3).posterior(tf.zeros((2, 6)))  # 2 images, each with 3 Gaussians
+        >>> estimators.Reparameterized()(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
+        TensorShape([2])
+
+    References:
+        Kingma & Welling, "Auto-encoding variational Bayes", 2013, arXiv:1312.6114.
     """
 
     def __call__(self, posterior, log_likelihood, seed=None):
@@ -299,8 +368,22 @@ def _with_gradient_of(z: tf.Tensor, proxy: tf.Tensor) -> tf.Tensor:
 class StraightThrough(_Samples):
     """BIASED. Backpropagation as if the sample were its mean: dz/d eta := d mean / d eta. For comparison.
 
-    The paper compares itself with it by way of VQ-VAE. Bernoulli and Categorical. M decoder evaluations.
-    Bengio, Leonard & Courville, "Estimating or propagating gradients through stochastic neurons", 2013.
+    The paper compares itself with it by way of VQ-VAE. Bernoulli and Categorical.
+
+    Args:
+        num_samples: M, the number of decoder evaluations per image.
+
+    Raises:
+        ValueError: it is not a positive integer. TypeError, when called: the posterior is Gaussian.
+
+    Example:
+        >>> q = BernoulliLatent(3).posterior(tf.zeros((2, 3)))  # 2 images, each with 3 bits
+        >>> estimators.StraightThrough()(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
+        TensorShape([2])
+
+    References:
+        Bengio, Leonard & Courville, "Estimating or propagating gradients through stochastic neurons", 2013,
+        arXiv:1308.3432.
     """
 
     def __call__(self, posterior, log_likelihood, seed=None):
@@ -318,8 +401,21 @@ class ReinMax(_Samples):
     """BIASED. Straight-through to second order (Heun's method). For comparison.
 
     With p = softmax(eta) and p_z = (p + z) / 2, the gradient is 2 dz_1 - 1/2 dz_0, where dz_0 backpropagates through
-    the softmax at p and dz_1 through the softmax at p_z. Bernoulli and Categorical. M decoder evaluations.
-    Liu et al., "Bridging discrete and backpropagation: straight-through and beyond", 2023.
+    the softmax at p and dz_1 through the softmax at p_z. Bernoulli and Categorical.
+
+    Args:
+        num_samples: M, the number of decoder evaluations per image.
+
+    Raises:
+        ValueError: it is not a positive integer. TypeError, when called: the posterior is Gaussian.
+
+    Example:
+        >>> q = BernoulliLatent(3).posterior(tf.zeros((2, 3)))  # 2 images, each with 3 bits
+        >>> estimators.ReinMax()(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
+        TensorShape([2])
+
+    References:
+        Liu et al., "Bridging discrete and backpropagation: straight-through and beyond", 2023, arXiv:2304.08612.
     """
 
     def __call__(self, posterior, log_likelihood, seed=None):
@@ -344,8 +440,22 @@ class Linearized(Estimator):
 
     What the other estimator has to find by sampling is only how f bends. Bernoulli and Categorical. One decoder
     evaluation more than the other estimator, with its backpropagation to z.
-    Gu, Levine, Sutskever & Mnih, "MuProp: unbiased backpropagation for stochastic neural networks", 2016, there with
-    independent samples; with antithetic ones (DisARM, ARMS) the two reductions multiply.
+
+    Args:
+        estimator: the other one; default DisARM().
+
+    Raises:
+        TypeError: it is no estimator; when called: the posterior is Gaussian, or not of the other one's kind.
+
+    Example:
+        >>> q = BernoulliLatent(3).posterior(tf.zeros((2, 3)))  # 2 images, each with 3 bits
+        >>> estimators.Linearized(estimators.ARMS(3))(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
+        TensorShape([2])
+
+    References:
+        Gu, Levine, Sutskever & Mnih, "MuProp: unbiased backpropagation for stochastic neural networks", 2016,
+        arXiv:1511.05176: there with independent samples. With antithetic ones (DisARM, ARMS) the two reductions
+        multiply.
     """
 
     def __init__(self, estimator: Estimator | None = None):

@@ -86,7 +86,7 @@ class Latent(keras.layers.Layer):
 
     @property
     def num_codes(self) -> int | None:
-        """How many different codes there are (a Python integer of any size); None where they are not countable."""
+        """How many different codes there are (a Python integer of any size); None if they are not countable."""
         return None if self.code_values is None else self.code_values**self.code_units
 
     @property
@@ -139,9 +139,23 @@ class Latent(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tf_isvae")
 class BernoulliLatent(Latent):
-    """z in {0,1}^units, i.i.d. given x (paper, section 4); eta = logits (batch, units); codes = bits (batch, units).
+    """z in {0,1}^units, bits that are independent given x (paper, section 4).
 
-    Raises ValueError where `units` is not a positive integer.
+    eta: logits (batch, units). Codes: bits, int32 (batch, units).
+
+    Args:
+        units: the number of bits.
+
+    Raises:
+        ValueError: it is not a positive integer.
+
+    Example:
+        >>> latent = BernoulliLatent(3)
+        >>> eta = tf.constant([[-2.0, 1.0, 5.0]])
+        >>> latent.codes(eta).numpy().tolist(), latent.num_codes
+        ([[0, 1, 1]], 8)
+        >>> latent(eta, training=True).shape  # a sample
+        TensorShape([1, 3])
     """
 
     def __init__(self, units: int, **kwargs):
@@ -175,8 +189,23 @@ class BernoulliLatent(Latent):
 class CategoricalLatent(Latent):
     """`variables` independent one-hot vectors of `categories` entries (paper, section 5).
 
-    eta = logits (batch, variables * categories); z the flattened one-hot vectors, the same shape; codes = category
-    indices (batch, variables). Raises ValueError where a size is not a positive integer.
+    eta: logits (batch, variables * categories). z: the flattened one-hot vectors, of the same shape. Codes: indices of
+    categories, int32 (batch, variables).
+
+    Args:
+        categories: of each variable.
+        variables: how many there are.
+
+    Raises:
+        ValueError: one of them is not a positive integer.
+
+    Example:
+        >>> latent = CategoricalLatent(categories=3, variables=2)
+        >>> eta = tf.constant([[0.0, 5.0, 0.0, 2.0, 1.0, 0.0]])
+        >>> latent.codes(eta).numpy().tolist(), latent.num_codes
+        ([[1, 0]], 9)
+        >>> latent(eta).numpy().tolist()  # the mode
+        [[0.0, 1.0, 0.0, 1.0, 0.0, 0.0]]
     """
 
     def __init__(self, categories: int, variables: int = 1, **kwargs):
@@ -220,8 +249,18 @@ class CategoricalLatent(Latent):
 class GaussianLatent(Latent):
     """z in R^units, the conventional VAE (paper, sections 1 and 2), with a standard normal prior.
 
-    eta = (mean, softplus^-1 of the standard deviation), (batch, 2 * units); the code of an image is its posterior
-    mean, float32 (batch, units). Raises ValueError where `units` is not a positive integer.
+    eta: (mean, softplus^-1 of the standard deviation), (batch, 2 * units). Codes: the posterior mean, float32
+    (batch, units).
+
+    Args:
+        units: the number of Gaussians.
+
+    Raises:
+        ValueError: it is not a positive integer.
+
+    Example:
+        >>> GaussianLatent(2).codes(tf.constant([[0.5, -1.0, 3.0, 3.0]])).numpy().tolist()
+        [[0.5, -1.0]]
     """
 
     code_dtype = "float32"

@@ -29,7 +29,9 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         images --encoder--> eta --latent--> q(z|x), z ~ q --decoder--> output --likelihood--> p(x|z)
 
     Training minimises the negative ELBO (eq. 1), nats per image, summed over pixels and averaged over the batch:
+
         loss = -E_q[ln p(x|z)] + KL(q(z|x) || p(z))
+
     with the estimator's gradient for the first term and the closed form for the second.
 
     `model(images)` gives the mean images decoded from the mode of q (a sample of q with training=True), so
@@ -49,6 +51,18 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
 
     Raises:
         TypeError, ValueError: parts of the wrong kind, or whose shapes do not fit together.
+
+    Example:
+        >>> latent = BernoulliLatent(5)
+        >>> encoder = networks.dense_encoder((8, 8, 1), latent.encoder_units)
+        >>> decoder = networks.dense_decoder(latent.units, (8, 8, 1))
+        >>> model = DiscreteVAE(encoder, latent, decoder, estimator=estimators.DisARM(), seed=0)
+        >>> model.compile(optimizer=keras.optimizers.Adam(1e-3))
+        >>> images = np.random.default_rng(0).random((100, 8, 8, 1), np.float32)
+        >>> sorted(model.fit(images, epochs=1, verbose=0).history)
+        ['kl', 'log_likelihood', 'loss']
+        >>> model.encode(images).shape, model.generate(3, seed=0).shape, model.elbo(images).shape
+        ((100, 5), (3, 8, 8, 1), (100,))
     """
 
     def __init__(

@@ -21,7 +21,7 @@ FILTERS = (32, 64, 64, 128)
 
 
 def _check_sizes(image_shape: Sequence[int], units: int) -> tuple[tuple[int, int, int], int]:
-    """Both as Python integers, where all sizes are positive integers; ValueError otherwise."""
+    """Both as Python integers. Raises ValueError unless all sizes are positive integers."""
     try:
         height, width, channels = (checks.integer("a size", n) for n in image_shape)
     except (TypeError, ValueError):
@@ -55,7 +55,20 @@ def _check_bfloat16(grids: list[tuple[int, int]]) -> None:
 
 
 def dense_encoder(image_shape: Sequence[int], units: int, hidden: Sequence[int] = (1024,)) -> keras.Model:
-    """Table 1, FC: flatten, Dense 1024 relu, Dense `units` linear."""
+    """Table 1, FC: flatten, Dense 1024 relu, Dense `units` linear.
+
+    Args:
+        image_shape: (H, W, C).
+        units: the width of eta, `encoder_units` of the latent.
+        hidden: the widths of the layers with relu.
+
+    Raises:
+        TypeError, ValueError: a size that is not a positive integer.
+
+    Example:
+        >>> networks.dense_encoder((28, 28, 1), 50).output_shape
+        (None, 50)
+    """
     image_shape, units = _check_sizes(image_shape, units)
     return keras.Sequential(
         [
@@ -69,7 +82,20 @@ def dense_encoder(image_shape: Sequence[int], units: int, hidden: Sequence[int] 
 
 
 def dense_decoder(units: int, image_shape: Sequence[int], hidden: Sequence[int] = (1024,)) -> keras.Model:
-    """Table 1, FC: Dense 1024 relu, Dense H*W*C linear, reshaped to (H, W, C)."""
+    """Table 1, FC: Dense 1024 relu, Dense H*W*C linear, reshaped to (H, W, C).
+
+    Args:
+        units: the width of z, `units` of the latent.
+        image_shape: (H, W, C), with the likelihood's `output_channels` for C.
+        hidden: the widths of the layers with relu.
+
+    Raises:
+        TypeError, ValueError: a size that is not a positive integer.
+
+    Example:
+        >>> networks.dense_decoder(50, (28, 28, 1)).output_shape
+        (None, 28, 28, 1)
+    """
     image_shape, units = _check_sizes(image_shape, units)
     return keras.Sequential(
         [
@@ -83,7 +109,19 @@ def dense_decoder(units: int, image_shape: Sequence[int], hidden: Sequence[int] 
 
 
 def conv_encoder(image_shape: Sequence[int], units: int) -> keras.Model:
-    """Table 1, CNN: four Conv 3x3 stride 2 relu (32, 64, 64, 128), flatten, Dense `units` linear."""
+    """Table 1, CNN: four Conv 3x3 stride 2 relu (32, 64, 64, 128), flatten, Dense `units` linear.
+
+    Args:
+        image_shape: (H, W, C).
+        units: the width of eta, `encoder_units` of the latent.
+
+    Raises:
+        ValueError: a size that is not a positive integer, or images too small for bfloat16.
+
+    Example:
+        >>> networks.conv_encoder((28, 28, 1), 50).output_shape
+        (None, 50)
+    """
     image_shape, units = _check_sizes(image_shape, units)
     _check_bfloat16(_grids(image_shape))
     return keras.Sequential(
@@ -110,6 +148,17 @@ def conv_decoder(units: int, image_shape: Sequence[int]) -> keras.Model:
 
     The dense layer has `units` outputs, rounded up to fill the grid ("FC c, reshape" in the paper). Each transposed
     convolution gives exactly the grid that the encoder came from, so nothing is cropped.
+
+    Args:
+        units: the width of z, `units` of the latent.
+        image_shape: (H, W, C), with the likelihood's `output_channels` for C.
+
+    Raises:
+        ValueError: a size that is not a positive integer, or images too small for bfloat16.
+
+    Example:
+        >>> networks.conv_decoder(50, (30, 17, 3)).output_shape
+        (None, 30, 17, 3)
     """
     image_shape, units = _check_sizes(image_shape, units)
     *grids, last = _grids(image_shape)

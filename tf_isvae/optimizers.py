@@ -13,9 +13,13 @@ class Adam(keras.optimizers.Adam):
     """keras.optimizers.Adam, whose arguments it takes and whose steps it makes, in TensorFlow's fused operation.
 
     Keras's update of one weight is about ten operations, each of which passes through memory; for small batches they
-    take a fifth of a training step. The fused one reads and writes each weight once (Kingma & Ba 2015, algorithm 1,
-    with the bias corrections in the learning rate, as Keras has it). With amsgrad, for sparse gradients, and for
-    weights of other dtypes than float32, it is Keras's own.
+    take a fifth of a training step. The fused one reads and writes each weight once (Kingma & Ba 2015,
+    arXiv:1412.6980, algorithm 1, with the bias corrections in the learning rate, as in Keras). With amsgrad, for sparse
+    gradients, and for weights of other dtypes than float32, the step is Keras's own.
+
+    Example:
+        >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3)
+        >>> model.compile(optimizer=optimizers.Adam(1e-3))
     """
 
     def update_step(self, gradient, variable, learning_rate):

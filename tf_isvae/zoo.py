@@ -189,7 +189,12 @@ def build(
 
 
 def names() -> list[str]:
-    """The trained models that `load` finds by name: those of the folder that TF_ISVAE_MODELS names, and of a clone."""
+    """The trained models that `load` finds by name: in the folder that TF_ISVAE_MODELS names, and in a clone.
+
+    Example:
+        >>> [name for name in zoo.names() if name.startswith("fc_bvae")]
+        ['fc_bvae_fashion_mnist', 'fc_bvae_mnist']
+    """
     return sorted(_trained())
 
 
@@ -206,8 +211,13 @@ def load(name: str | os.PathLike, precision: str | None = "float32") -> Discrete
     exported_models/ beside the package, as in a clone of the repository.
 
     Raises:
-        FileNotFoundError: no such model; the text says which there are. ValueError: its file is damaged, altered, or
-        of another kind; or a precision that is none of these.
+        FileNotFoundError: no such model; the text says which there are.
+        ValueError: its file is damaged, altered, or of another kind; or a precision that is none of these.
+
+    Example:
+        >>> model = zoo.load("fc_bvae_mnist")
+        >>> model.encode(np.zeros((2, 28, 28, 1))).shape
+        (2, 50)
     """
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ValueError(f"name is {name!r}; give one of zoo.names(), or the path of a model.")
