@@ -1,4 +1,10 @@
-"""Checks of arguments. Every message has one grammar: "<name> is <value>; it must be <what is accepted>."."""
+"""Checks of arguments, each in one place and with one grammar.
+
+    <name> is <value>; it must be <what is accepted>[: what to do].
+
+A wrong value, also one of a wrong type, is a ValueError. An object of a wrong kind, such as a data set in place of an
+array, is a TypeError.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +41,26 @@ def positive(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} is {value!r}; it must be a positive number.")
     return float(value)
+
+
+def integer_or_pair(name: str, value) -> int | tuple[int, int]:
+    """A positive integer, or a pair of them; text such as "32" or "24x4" is read as one.
+
+    Raises ValueError if it is neither.
+    """
+    read = value
+    if isinstance(value, str):
+        parts = [int(part) if part.isascii() and part.isdecimal() else part for part in value.split("x")]
+        read = parts[0] if len(parts) == 1 else parts
+    many = list(read) if isinstance(read, (tuple, list)) else [read]
+    is_pair = len(many) == 2
+    try:
+        sizes = tuple(integer(name, size) for size in many)
+    except ValueError:
+        sizes = ()
+    if not sizes or (isinstance(read, (tuple, list)) and not is_pair):
+        raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1, or two of them, such as 24x4.")
+    return sizes if is_pair else sizes[0]
 
 
 def image_size(name: str, value: int | Sequence[int]) -> tuple[int, int]:
@@ -89,7 +115,9 @@ def images(name: str, values, image_shape: tuple[int, int, int] | None = None) -
     """
     expected = f"(n, {', '.join(map(str, image_shape or 'HWC'))})"
     if isinstance(values, tf.data.Dataset):
-        raise TypeError(f"{name} come as a data set; give an array of shape {expected}, such as one of its batches.")
+        raise TypeError(
+            f"{name} come as a data set; they must be an array of shape {expected}, such as one of its batches."
+        )
     values = array(name, values, expected)
     is_real = np.issubdtype(values.dtype, np.number) and not np.issubdtype(values.dtype, np.complexfloating)
     if not (is_real or values.dtype in (np.bool_, tf.bfloat16.as_numpy_dtype)):
@@ -134,7 +162,7 @@ def training_images(name: str, given, image_shape: tuple[int, int, int]) -> None
         given = given[0] if is_pair else array(name, given, "(n, H, W, C)")
     if isinstance(given, dict):
         raise TypeError(
-            f"{name} come as a dict of {', '.join(map(str, given))}; give images, or a data set of them or of "
+            f"{name} come as a dict of {', '.join(map(str, given))}; they must be images, or a data set of them or of "
             "pairs (images, labels): map(lambda example: example['image']) for one from TFDS."
         )
     if isinstance(given, (np.ndarray, tf.Tensor)):
@@ -158,23 +186,3 @@ def optimizer(given, replicas: int) -> None:
         value = getattr(given, name, None)
         if value is not None:
             raise ValueError(f"the optimizer's {name} is {value}; it must be None with {replicas} replicas: {reason}.")
-
-
-def integer_or_pair(name: str, value) -> int | tuple[int, int]:
-    """A positive integer, or a pair of them; text such as "32" or "24x4" is read as one.
-
-    Raises ValueError if it is neither.
-    """
-    read = value
-    if isinstance(value, str):
-        parts = [int(part) if part.isascii() and part.isdecimal() else part for part in value.split("x")]
-        read = parts[0] if len(parts) == 1 else parts
-    many = list(read) if isinstance(read, (tuple, list)) else [read]
-    is_pair = len(many) == 2
-    try:
-        sizes = tuple(integer(name, size) for size in many)
-    except ValueError:
-        sizes = ()
-    if not sizes or (isinstance(read, (tuple, list)) and not is_pair):
-        raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1, or two of them, such as 24x4.")
-    return sizes if is_pair else sizes[0]
