@@ -5,6 +5,9 @@
 Everything random (the order of an epoch, the draws of `binarize`) is a function of the seed and of the
 number of the epoch, batch or image, never of how much has been read before. So batch k can be made
 without making the k batches before it, which is what `start` does.
+
+Inside: `sources` says what a source of images offers, and `arrays`, `bundled`, `folders` and `tfds` are the sources;
+`conversion` decodes and converts their images, `noise` draws, and `batches` says which image is in which batch.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from tf_isvae import checks
 from tf_isvae.datasets import batches, bundled, conversion, noise, tfds
 from tf_isvae.datasets.arrays import Arrays, Npz
 from tf_isvae.datasets.folders import Folder
-from tf_isvae.datasets.sources import InMemory, NoLabels, NoSuchSplit, Source, check_split, quoted
+from tf_isvae.datasets.sources import NoLabels, NoSuchSplit, Source, check_split, quoted
 
 __all__ = ["MEMORY_LIMIT", "NoLabels", "NoSuchSplit", "fingerprint", "load"]
 
@@ -119,14 +122,7 @@ def load(
 
     draw_seed = 0 if seed is None else seed
     static_seed = draw_seed if binarize == "static" else None
-    in_memory = True
-    if isinstance(found, InMemory):
-        images, targets = conversion.read_all(found, size, channels)
-    elif found.count * int(np.prod(conversion.converted_shape(found, size, channels))) <= MEMORY_LIMIT:
-        images, targets = conversion.decode_all(found, size, channels)
-    else:
-        in_memory = False
-
+    arrays = conversion.into_memory(found, size, channels, MEMORY_LIMIT)
     count = found.count
     per_epoch = -(-count // batch_size)
     if epochs is None:
@@ -134,12 +130,13 @@ def load(
     else:
         places = batches.epochs_from(start, epochs, per_epoch)
         cardinality = max(0, epochs * per_epoch - start)
-    if in_memory:
+    if arrays is None:
+        numbered = batches.from_disk(found, size, channels, static_seed, places, batch_size, seed, shard)
+    else:
+        images, targets = arrays
         if static_seed is not None:
             images = conversion.in_chunks(lambda begin, chunk: noise.static(chunk, begin, static_seed), images)
         numbered = batches.from_memory(images, targets, places, batch_size, seed, shard)
-    else:
-        numbered = batches.from_disk(found, size, channels, static_seed, places, batch_size, seed, shard)
 
     def finish(number, images, targets):
         images = tf.cast(images, tf.float32) / 255 if images.dtype == tf.uint8 else images

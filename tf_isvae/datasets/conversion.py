@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -26,14 +27,20 @@ def converted_shape(source: Source, size: tuple[int, int] | None, channels: int 
     return *(size or (height, width)), channels or stored_channels
 
 
-def read_all(source: InMemory, size, channels) -> tuple[np.ndarray, np.ndarray | None]:
-    """Converted images (n, H, W, C), uint8 or float32, and int32 labels (n,), or None."""
-    images, labels = source.read()
-    return in_chunks(lambda begin, chunk: _convert(chunk, size, channels, source.name).numpy(), images), labels
+def into_memory(source: Source, size, channels, limit: int) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """Converted images (n, H, W, C), uint8 or float32, and int32 labels (n,) or None.
+
+    None if the images lie encoded on disk and would take more than `limit` bytes.
+    """
+    if isinstance(source, InMemory):
+        images, labels = source.read()
+        return in_chunks(lambda begin, chunk: _convert(chunk, size, channels, source.name).numpy(), images), labels
+    if source.count * math.prod(converted_shape(source, size, channels)) > limit:
+        return None
+    return _decode_all(source, size, channels)
 
 
-def decode_all(source: Encoded, size, channels) -> tuple[np.ndarray, np.ndarray | None]:
-    """As `read_all`, for images that lie encoded on disk."""
+def _decode_all(source: Encoded, size, channels) -> tuple[np.ndarray, np.ndarray | None]:
     images = np.empty((source.count, *converted_shape(source, size, channels)), np.uint8)
     labels = np.empty(source.count, np.int32)
     chunks = source.records(None).batch(CHUNK).map(decoder(source, size, channels), num_parallel_calls=PARALLEL)
