@@ -434,7 +434,7 @@ class ReinMax(_Samples):
 
 @keras.saving.register_keras_serializable("tf_isvae")
 class Linearized(Estimator):
-    """Another estimator, of f = ln p(x|.) less its tangent at the mean of q. Unbiased where that one is.
+    """Another estimator, of f = ln p(x|.) less its tangent at the mean of q. Unbiased if that one is.
 
         f(z) - g . (z - mean),   g = df/dz at z = mean;   g . d mean is given back in closed form
 

@@ -2,6 +2,7 @@
 
 All sums run over the pixels and channels of an image and are in nats. A likelihood is a subclass of `Likelihood`, of
 which `log_prob` and `mean` are its own:
+
     output_channels(channels)          how many decoder outputs it takes for a pixel of so many channels
     log_prob(output, images)           (..., H, W, outputs), (batch, H, W, C) -> (..., batch)
     log_prob_of_each(output, images)   (codes, H, W, outputs), (batch, H, W, C) -> (codes, batch), every pair

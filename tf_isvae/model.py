@@ -246,7 +246,9 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         """ln p(x) of each image: (n,) float32, nats.
 
         Exact if the latent has at most 4,096 codes: ln sum_z p(x|z) p(z). Otherwise the importance-weighted bound
+
             ln 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x),   K = num_samples
+
         (Burda, Grosse & Salakhutdinov 2016), which never lies above ln p(x) in the mean and grows with K.
         """
         images = self._checked(images)

@@ -1,6 +1,7 @@
 """A configured, resumable run: what scripts/train.py calls.
 
 A run directory holds
+
     config.json    the settings, the versions of the packages, and the number of threads
     model.keras    the trained model
     history.csv    one row an epoch: loss (= -ELBO), log_likelihood, kl, and val_ for the test set; nats per image
@@ -12,6 +13,7 @@ A run directory holds
     checkpoints/   what --resume goes on from
 
 The rooms, each of which uses those above it:
+
     settings, config   what a run is told
     signals            how it is stopped
     workers            the processes that train together
