@@ -67,15 +67,12 @@ def prepare(config: Config, resume: bool = False) -> Run:
 
 
 def _prepare_in(directory: RunDirectory, config: Config, team: Workers) -> Run:
+    """The steps between the claim of the directory and the first step of training."""
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = team.strategy  # before any other use of TensorFlow
-    if config.precision == "mixed_bfloat16" and not multiplies_bfloat16() and team.is_chief:
-        print(
-            "warning: this machine has no instructions for bfloat16, which TensorFlow then imitates: mixed_bfloat16 "
-            "can be ten times slower than float32 here; choose precision float32.",
-            file=sys.stderr,
-        )
+    if team.is_chief:
+        _warn_of_slow_precision(config.precision)
     checkpoint = checkpoints.newest(directory.path)
     start = 0 if checkpoint is None else checkpoint.progress["step"]
     team.check_agreement({**dataclasses.asdict(config), "run_dir": None}, start)
@@ -107,7 +104,7 @@ class Run(contextlib.AbstractContextManager):
         """Trains to the end and writes what a finished run leaves; returns what metrics.json holds."""
         callbacks = _callbacks(self.config, self.data)
         verbose = 0 if not self.workers.is_chief else 1 if sys.stdout.isatty() else 2
-        with layers_in(self.config.precision), self.workers.losses_named(self.directory.path):
+        with self.workers.losses_named(self.directory.path):
             try:
                 self.recorder.fit(self.data.train, self.data.test, self.config.epochs, callbacks, verbose=verbose)
             except NonFiniteLoss:
@@ -141,6 +138,15 @@ def _claim_directory(config: Config, resume: bool, team: Workers) -> RunDirector
     if team.count > 1:
         raise ValueError("run_dir is None; with several workers it must be a directory that all of them share.")
     return run_directory.claim_numbered(Path("runs"), f"{config.model}_{Path(config.dataset).stem}")
+
+
+def _warn_of_slow_precision(precision: str) -> None:
+    if precision == "mixed_bfloat16" and not multiplies_bfloat16():
+        print(
+            "warning: this machine has no instructions for bfloat16, which TensorFlow then imitates: mixed_bfloat16 "
+            "can be ten times slower than float32 here; choose precision float32.",
+            file=sys.stderr,
+        )
 
 
 def _build(config: Config, data: Data) -> DiscreteVAE:
