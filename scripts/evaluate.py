@@ -27,18 +27,18 @@ def make_parser() -> command_line.Parser:
 
 def prepare(arguments: argparse.Namespace) -> tuple:
     """The model, the images to evaluate it on, and the file to write to, or None."""
-    from tf_isvae import evaluation, export
+    from tf_isvae import evaluation, training
 
     to = getattr(arguments, "to", None)
     if to and not Path(to).resolve().parent.is_dir():
         raise FileNotFoundError(f"--to is {to}; it must lie in a folder that exists: make it, or choose another.")
-    source = export.load(arguments.source)
-    config = source.config or {}
+    trained = training.read_trained(arguments.source)
+    config = trained.config or {}
     dataset = getattr(arguments, "dataset", config.get("dataset"))
     if dataset is None:
         raise ValueError("a .keras file does not say on which data to evaluate it: name a data set with --dataset.")
     data_dir = getattr(arguments, "data_dir", config.get("data_dir"))
-    return source.model, evaluation.data_for(source.model, dataset, data_dir, config.get("binarize")), to
+    return trained.model, evaluation.data_for(trained.model, dataset, data_dir, config.get("binarize")), to
 
 
 def evaluate(prepared: tuple) -> None:

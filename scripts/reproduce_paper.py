@@ -122,19 +122,19 @@ def check_settings(name: str, config: dict, run_dir: Path) -> None:
 
 def collect(name: str, arguments: argparse.Namespace) -> None:
     """Copies what the report needs of a finished run; evaluates it first if that was not done yet."""
-    from tf_isvae import evaluation, export, files, training
+    from tf_isvae import evaluation, files, training
 
     run_dir = arguments.runs_dir / name
-    source = export.load(run_dir)
-    data = source.config["dataset"], arguments.data_dir or source.config["data_dir"], source.config["binarize"]
+    trained = training.read_trained(run_dir)
+    data = trained.config["dataset"], arguments.data_dir or trained.config["data_dir"], trained.config["binarize"]
     evaluated = run_dir / "evaluation.json"
     if not evaluated.exists():
         print(f"evaluating {name}", flush=True)
-        files.write_json(evaluated, evaluation.evaluate(source.model, **evaluation.data_for(source.model, *data)))
+        files.write_json(evaluated, evaluation.evaluate(trained.model, **evaluation.data_for(trained.model, *data)))
     rows = files.read_csv(run_dir / "history.csv")
     history = {column: [_rounded(row[column]) for row in rows] for column in COLUMNS if column in rows[0]}
     result = {
-        "config": {key: value for key, value in source.config.items() if key not in ("run_dir", "data_dir")},
+        "config": {key: value for key, value in trained.config.items() if key not in ("run_dir", "data_dir")},
         "recipe_epochs": training.Config(**EXPERIMENTS[name]).epochs,
         "metrics": json.loads((run_dir / "metrics.json").read_text()),
         "evaluation": json.loads(evaluated.read_text()),
@@ -150,7 +150,7 @@ def collect(name: str, arguments: argparse.Namespace) -> None:
         with files.atomic_write(arguments.to / "figures" / f"{name}_{picture}.png") as path:
             shutil.copyfile(run_dir / "figures" / f"{picture}.png", path)
     if name == OVERVIEW:
-        draw_overview(source.model, data, arguments.to / "figures" / "overview.png")
+        draw_overview(trained.model, data, arguments.to / "figures" / "overview.png")
 
 
 def _rounded(value: float) -> float | None:

@@ -4,10 +4,12 @@ import hashlib
 import importlib.util
 import json
 import pickle
+import shlex
 import zipfile
 from pathlib import Path
 
 import keras
+import markdown_it
 import numpy as np
 import pytest
 import scipy.special
@@ -24,10 +26,11 @@ from tf_isvae import (
     export,
     likelihoods,
     networks,
+    training,
     zoo,
 )
-from tf_isvae.export import serving, signatures
-from tf_isvae.export.saved_model import new_version
+from tf_isvae.export import formats, serving, signatures
+from tf_isvae.export.versions import new_version
 from tf_isvae.precision import in_precision
 
 # DESIGN of the signatures, by hand: name -> (inputs, outputs) of (dtype, shape after the batch).
@@ -466,7 +469,7 @@ def run_dir(tmp_path_factory):
 
 
 def test_the_card(run_dir, tmp_path):
-    source = export.load(run_dir)
+    source = training.read_trained(run_dir)
     folder = tmp_path / "digits"
     version = export.saved_model(source.model, folder, source.config, source.metrics)
     card = json.loads((folder / "metadata.json").read_text())
@@ -492,6 +495,70 @@ def test_the_card(run_dir, tmp_path):
     assert "somebody" not in text + json.dumps(card)
 
 
+@pytest.mark.parametrize(
+    "dataset, shown",
+    [
+        ("emnist/letters:3.1.0", "emnist/letters:3.1.0"),
+        ("../of mine/digits.npz", "digits.npz"),
+        ("a\n\n```\n# Not a heading\n", "a ``` # Not a heading"),
+        ("``| cell |\n| --- | <b>", "``| cell | | --- | <b>"),
+    ],
+)
+def test_a_name_cannot_leave_its_place_on_the_card(tiny, tmp_path, dataset, shown):
+    """The card as a Markdown reader of others' (markdown-it, with tables as on GitHub) finds it."""
+    folder = tmp_path / "# a `folder` | of *mine*"
+    config = {"model": "fc_bvae", "dataset": dataset, "recipe": "best"}
+    metrics = {"val_loss": 1.5, "a | b\n\n# c": "`d"}
+    export.saved_model(tiny, folder, config, metrics, warmup=False)
+    tokens = markdown_it.MarkdownIt("commonmark").enable("table").parse((folder / "README.md").read_text())
+    headings = [tokens[i + 1] for i, token in enumerate(tokens) if token.type == "heading_open"]
+    texts = ["".join(part.content for part in heading.children) for heading in headings]
+    sections = ["Model", "Training", "Figures", "Signatures", "Files", "Packages"]
+    assert texts == ["# a `folder` | of *mine*, version 1", *sections]
+    (block,) = [token.content for token in tokens if token.type == "fence"]
+    (name,) = [option for option in shlex.split(block) if option in (dataset, Path(dataset).name)]
+    assert block == f"python scripts/train.py --model fc_bvae --dataset {shlex.quote(name)} --recipe best\n"
+    spans = [part.content for token in tokens for part in token.children or () if part.type == "code_inline"]
+    assert shown in spans
+    rows, cells = [], []
+    for i, token in enumerate(tokens):
+        if token.type in ("th_open", "td_open"):
+            cells.append("".join(part.content for part in tokens[i + 1].children))
+        elif token.type == "tr_close":
+            rows.append(tuple(cells))
+            cells = []
+    assert ("a | b # c", "`d") in rows and ("val_loss", "1.5") in rows and ("precision", "float32") in rows
+    assert {len(row) for row in rows} == {2, 3}
+
+
+def test_a_row_is_all_that_a_format_takes(run_dir, tmp_path, script, monkeypatch):
+    """The script has its option, and the card its files."""
+
+    def write(model, path):
+        path.write_text(" ".join(weight.path for weight in model.weights))
+
+    monkeypatch.setitem(formats.FORMATS, "text-names", formats.Format("_names.txt", write))
+    assert script("export.py", run_dir, "--to", "out", "--text", "names")[0] == 0
+    content = (tmp_path / "out" / "out_names.txt").read_bytes()
+    assert b"kernel" in content
+    card = json.loads((tmp_path / "out" / "metadata.json").read_text())
+    assert card["text"] == {"out_names.txt": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}}
+    assert f"| out_names.txt | {len(content)} |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_to_folder_refuses(tiny, tmp_path):
+    images = np.zeros((2, 2, 2, 1), np.float32)
+    for given, options, words in (
+        (["onnx"], {}, "format is 'onnx'; it must be one of keras, litert-float32"),
+        (["litert-int8"], {}, "calibration images are missing; they must be given for litert-int8"),
+        (["keras"], {"calibration": images}, "calibration images are given; they must be given for litert-int8"),
+    ):
+        with pytest.raises(ValueError) as error:
+            export.to_folder(tiny, tmp_path / "out", given, **options)
+        one_line(error.value, words)
+    assert not (tmp_path / "out").exists()
+
+
 # --- What is exported: files that are damaged, altered or of another kind.
 
 
@@ -507,7 +574,7 @@ def rewrite(source, target, **members):
 
 def test_a_run_and_a_file_give_the_same_model(run_dir):
     images = np.random.default_rng(0).random((5, 8, 8, 1), np.float32)
-    one, other = export.load(run_dir), export.load(str(run_dir / "model.keras"))
+    one, other = training.read_trained(run_dir), training.read_trained(str(run_dir / "model.keras"))
     np.testing.assert_array_equal(one.model.encode(images), other.model.encode(images))
     assert one.config["model"] == "fc_bvae" and (other.config, other.metrics) == (None, None)
 
@@ -515,7 +582,7 @@ def test_a_run_and_a_file_give_the_same_model(run_dir):
 def test_what_is_missing(tmp_path, run_dir):
     for path in (tmp_path / "none.keras", tmp_path):
         with pytest.raises(FileNotFoundError) as error:
-            export.load(path)
+            training.read_trained(path)
         one_line(error, str(path), "a run")
     bad = tmp_path / "run"
     bad.mkdir()
@@ -523,7 +590,7 @@ def test_what_is_missing(tmp_path, run_dir):
     for text in ("{", "[1]"):
         (bad / "config.json").write_text(text)
         with pytest.raises(ValueError) as error:
-            export.load(bad)
+            training.read_trained(bad)
         one_line(error, "config.json")
 
 
@@ -533,14 +600,14 @@ def test_truncated_anywhere(run_dir, tmp_path):
     for length in (0, 1, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
         with pytest.raises(ValueError) as error:
-            export.load(path)
+            training.read_trained(path)
         one_line(error, str(path), "damaged")
 
 
 def test_altered_bytes(run_dir, tmp_path):
     """One flipped byte at 40 places: refused with one line, or without any effect on the model."""
     content = (run_dir / "model.keras").read_bytes()
-    weights = export.load(run_dir).model.get_weights()
+    weights = training.read_trained(run_dir).model.get_weights()
     path = tmp_path / "model.keras"
     refused = 0
     for place in np.random.default_rng(0).integers(0, len(content), 40):
@@ -548,7 +615,7 @@ def test_altered_bytes(run_dir, tmp_path):
         altered[place] ^= 0xFF
         path.write_bytes(altered)
         try:
-            found = export.load(path).model.get_weights()
+            found = training.read_trained(path).model.get_weights()
         except ValueError as error:
             refused += 1
             assert "\n" not in str(error) and str(path) in str(error)
@@ -599,7 +666,7 @@ def test_other_kinds(run_dir, tmp_path):
     }
     for name, word in cases.items():
         with pytest.raises(ValueError) as error:
-            export.load(tmp_path / name)
+            training.read_trained(tmp_path / name)
         one_line(error, str(tmp_path / name), word)
     assert not (tmp_path / "exploded").exists() and not (tmp_path.parent / "outside").exists()
 

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 from helpers import ROOT, precision, tfds_has
 
-from tf_isvae import evaluation, export, training, zoo
+from tf_isvae import evaluation, training, zoo
+from tf_isvae.precision import stored_in
 
 FOLDERS = sorted(path.parent for path in ROOT.glob("exported_models/*/metadata.json"))
 # How many nats per image the mean may differ, besides five standard errors of what is sampled (probability 6e-7), and
@@ -127,7 +128,7 @@ def test_rounded_weights(one, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     script = importlib.import_module("export")
     given = [str(folder / f"{folder.name}.keras"), "--to", str(rounded), "--keras", "--round-weights"]
-    script.main(script.make_parser().parse_args(given))
+    script.export_to_folder(script.prepare(script.make_parser().parse_args(given)))
     copy = zoo.load(rounded)
     for mine, other in zip(copy.trainable_weights, model.trainable_weights, strict=True):
         mine, other = mine.numpy(), other.numpy()
@@ -144,7 +145,7 @@ def test_rounded_weights(one, tmp_path, monkeypatch):
 def test_the_card_names_the_weights_type(policy):
     with precision(policy):
         model = zoo.build("fc_cvae", (3, 3, 1), 5)
-    assert export.card._weights(model) == {"mixed_bfloat16": "float32"}.get(policy, policy)
+    assert stored_in(model) == {"mixed_bfloat16": "float32"}.get(policy, policy)
 
 
 @every_folder

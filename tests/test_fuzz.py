@@ -148,7 +148,7 @@ READ = {
     "jpeg": (read_folder, 15),
     "config.json": (lambda path: training.stored_config(path.parent), 30),
     "checkpoint": (lambda path: checkpoints.newest(path.parents[1]), 30),
-    "keras": (export.load, 15),
+    "keras": (training.read_trained, 15),
     "metadata.json": (lambda path: export.card.check_folder(path.parent), 15),
 }
 
@@ -252,5 +252,5 @@ def test_a_line_break_in_a_member(valid, tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(zipped({"line\nline": b""}))
     with pytest.raises(ValueError, match="line line") as error:
-        export.load(path)
+        training.read_trained(path)
     assert "\n" not in str(error.value)

@@ -11,6 +11,8 @@ ORDER = (
     "precision",
     *("keras_files", "zoo", "optimizers", "datasets", "evaluation", "callbacks", "plotting", "training", "export"),
 )
+# The same within export/.
+EXPORT = ("bad_input", "signatures", "versions", "serving", "litert", "formats", "card", "saved_model", "folder")
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tf_isvae").rglob("*.py"))
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "scripts").glob("*.py"))
 
@@ -29,6 +31,16 @@ def test_a_module_imports_only_from_those_above_it(path):
     room = path.split("/")[1].removesuffix(".py")
     rooms = {name.split(".")[1] for name in imported(path) if name.startswith("tf_isvae.")}
     assert rooms <= set(ORDER[: ORDER.index(room) + 1])
+
+
+@pytest.mark.parametrize("room", EXPORT)
+def test_a_room_of_export_uses_only_those_above_it(room):
+    names = [name.split(".") for name in imported(f"tf_isvae/export/{room}.py") if name.startswith("tf_isvae.export.")]
+    assert {name[2] for name in names} <= set(EXPORT[: EXPORT.index(room)])
+    assert {path.split("/")[2] for path in MODULES if "/export/" in path} == {
+        "__init__.py",
+        *(f"{r}.py" for r in EXPORT),
+    }
 
 
 def runs_alone(path):

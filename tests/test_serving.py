@@ -27,8 +27,8 @@ from helpers import ROOT
 from tf_isvae import BernoulliLatent, CategoricalLatent, DiscreteVAE, GaussianLatent, export, networks
 from tf_isvae.export import serving
 
-pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api: pip install 'tf_isvae[serving]'")
-pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert: pip install 'tf_isvae[litert]'")
+pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api")
+pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
 import grpc
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
@@ -373,9 +373,9 @@ def test_a_model_that_fails_its_warm_up_is_not_written(tmp_path):
 
 def test_without_the_extra(tmp_path, models, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
-    with pytest.raises(ModuleNotFoundError, match=r"^warm-up requests need .* pip install 'tf_isvae\[serving\]'\.$"):
+    with pytest.raises(ModuleNotFoundError, match=r"^warm-up requests need .* pip install tensorflow-serving-api\.$"):
         export.saved_model(models["bits"], tmp_path / "bits", warmup=True)
-    with pytest.raises(ModuleNotFoundError, match=r"models.config .* pip install 'tf_isvae\[serving\]'\.$"):
+    with pytest.raises(ModuleNotFoundError, match=r"models.config .* pip install tensorflow-serving-api\.$"):
         export.serving_config(tmp_path)
     assert list(tmp_path.iterdir()) == []
     path = export.saved_model(models["bits"], tmp_path / "bits")

@@ -26,7 +26,7 @@ from tf_isvae.datasets.arrays import Arrays, Npz
 from tf_isvae.datasets.folders import Folder
 from tf_isvae.datasets.sources import NoLabels, NoSuchSplit, Source, check_split, quoted
 
-__all__ = ["MEMORY_LIMIT", "NoLabels", "NoSuchSplit", "fingerprint", "load"]
+__all__ = ["MEMORY_LIMIT", "NoLabels", "NoSuchSplit", "fingerprint", "load", "public_name"]
 
 # Decoded data up to this size is kept in memory (2 GiB); larger data is read from disk in every epoch.
 MEMORY_LIMIT = 2 * 1024**3
@@ -220,15 +220,34 @@ def _find_by_name(source, split, size, channels, data_dir) -> Source:
     if name in bundled.DATASETS:
         return bundled.DATASETS[name](split)
     path = pathlib.Path(name).expanduser()
-    if name and name not in _names() and path.exists():
+    if not _is_path(source):
+        return tfds.Tfds(name, split, data_dir)
+    if path.exists():
         if path.is_dir():
             return Folder(path, split, size, channels)
         if path.suffix.lower() == ".npz":
             return Npz(path, split)
         raise ValueError(f"source is the file {path}; it must be a folder of PNG or JPEG images or an .npz file.")
-    if not isinstance(source, str) or path.suffix.lower() == ".npz" or name.startswith((".", "~", os.sep)):
-        raise FileNotFoundError(f"{path} does not exist; give the path of a folder of images or of an .npz file.")
-    return tfds.Tfds(name, split, data_dir)
+    raise FileNotFoundError(f"{path} does not exist; give the path of a folder of images or of an .npz file.")
+
+
+def _is_path(source: str | os.PathLike) -> bool:
+    """True if `load` takes it for the path of a folder or file, False if for the name of a data set."""
+    name = os.fspath(source)
+    path = pathlib.Path(name).expanduser()
+    if name and name not in _names() and path.exists():
+        return True
+    return not isinstance(source, str) or path.suffix.lower() == ".npz" or name.startswith((".", "~", os.sep))
+
+
+def public_name(source: str | os.PathLike) -> str:
+    """What to call a data set elsewhere: its name as it stands; of a path, the last part alone.
+
+    Example:
+        >>> datasets.public_name("emnist/letters:3.1.0"), datasets.public_name("/home/me/photos.npz")
+        ('emnist/letters:3.1.0', 'photos.npz')
+    """
+    return pathlib.Path(source).name if _is_path(source) else os.fspath(source)
 
 
 def _names() -> tuple[str, ...]:

@@ -1,8 +1,21 @@
-"""Trained models for people without this package: SavedModel, LiteRT, and TensorFlow Serving."""
+"""Trained models for people without this package: SavedModel, LiteRT, and TensorFlow Serving.
 
+The rooms, each of which uses those above it:
+    bad_input     what exported models do with input that they were not made for
+    signatures    what exported models compute
+    versions      the numbered directories of a model, which appear whole
+    serving       what TensorFlow Serving takes beside a SavedModel
+    litert        LiteRT files
+    formats       the table of the files that stand beside the versions
+    card          README.md and metadata.json
+    saved_model   the next version, with its card
+    folder        all of it
+"""
+
+from tf_isvae.export.folder import to_folder
+from tf_isvae.export.formats import FORMATS
 from tf_isvae.export.litert import litert
 from tf_isvae.export.saved_model import saved_model
 from tf_isvae.export.serving import serving_config
-from tf_isvae.export.source import load
 
-__all__ = ["litert", "load", "saved_model", "serving_config"]
+__all__ = ["FORMATS", "litert", "saved_model", "serving_config", "to_folder"]

@@ -5,40 +5,41 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import json
+import re
 from pathlib import Path
 
-import keras
-import tensorflow as tf
-
-from tf_isvae import estimators, files, training
-from tf_isvae.export import bad_input
+from tf_isvae import datasets, estimators, files, precision, training
+from tf_isvae.export import bad_input, formats
 from tf_isvae.export.signatures import inputs
 from tf_isvae.model import DiscreteVAE
 
+README = "README.md"
+METADATA = "metadata.json"
 _KIND = "tf_isvae export"
 _PACKAGES = ("tf_isvae", "tensorflow", "keras", "tensorflow-probability", "ai-edge-litert", "numpy")
 
 
 def check_folder(folder: Path) -> None:
-    """Raises FileExistsError where it is a file, or the card would overwrite what somebody else wrote."""
+    """Raises FileExistsError if it is a file, or the card would overwrite what somebody else wrote."""
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; give a folder in which versions can be written.")
-    if not (folder / "README.md").exists() and not (folder / "metadata.json").exists():
+        raise FileExistsError(f"{folder} is a file; it must be a folder, in which versions can be written.")
+    if not (folder / README).exists() and not (folder / METADATA).exists():
         return
     try:
-        ours = json.loads((folder / "metadata.json").read_text())["kind"] == _KIND
+        ours = json.loads((folder / METADATA).read_text())["kind"] == _KIND
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         ours = False
     if not ours:
-        raise FileExistsError(f"{folder} holds a README.md or metadata.json of another kind; choose another folder.")
+        raise FileExistsError(f"{folder} holds a {README} or {METADATA} of another kind; choose another folder.")
 
 
 def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, metrics: dict | None) -> dict:
-    """What metadata.json says of one version, whose files are at `path`; `write` adds its number and LiteRT files."""
+    """What metadata.json says of one version, whose files are at `path`; `write` adds its number and other formats."""
     config = {name: value for name, value in (config or {}).items() if name not in ("run_dir", "data_dir")}
     if "dataset" in config:
-        config["dataset"] = Path(str(config["dataset"])).name
+        config["dataset"] = datasets.public_name(str(config["dataset"]))
     estimator = {"class": type(model.estimator).__name__}
     if isinstance(model.estimator, estimators.Estimator):  # or any function of one's own
         estimator["config"] = model.estimator.get_config()
@@ -52,8 +53,8 @@ def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, 
             "image_shape": list(model.image_shape),
             "likelihood": type(model.likelihood).__name__,
             "estimator": estimator,
-            "precision": _precision(model.encoder),
-            "weights": _weights(model),
+            "precision": precision.computed_in(model),
+            "weights": precision.stored_in(model),
             "parameters": model.encoder.count_params() + model.decoder.count_params(),
         },
         "training": {"command": training.command(config), "config": config} if config else None,
@@ -70,30 +71,19 @@ def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, 
     }
 
 
-def _precision(network: keras.Model) -> str:
-    """That of its first layer with weights; the network as a whole has the policy under which it was put together."""
-    first = next((layer for layer in network.layers if layer.weights), None)
-    if isinstance(first, keras.Model):
-        return _precision(first)
-    return (first or network).dtype_policy.name
-
-
-def _weights(model: DiscreteVAE) -> str:
-    matrices = [keras.ops.convert_to_numpy(weight) for weight in model.trainable_weights if len(weight.shape) > 1]
-    rounded = all((matrix == matrix.astype(tf.bfloat16.as_numpy_dtype)).all() for matrix in matrices)
-    dtype = matrices[0].dtype.name if matrices else model.variable_dtype
-    return f"{dtype}, matrices rounded to bfloat16" if matrices and rounded and dtype != "bfloat16" else dtype
-
-
 def write(folder: Path, version: int, description: dict) -> None:
     """Writes metadata.json and README.md, each whole or not at all."""
     beside = {
-        kind: {file.name: _file(file) for file in sorted(folder.glob(f"[!.]*.{suffix}"))}
-        for kind, suffix in (("litert", "tflite"), ("keras", "keras"))
+        kind: {
+            file.name: _file(file)
+            for extension in sorted({row.extension for row in rows.values()})
+            for file in sorted(folder.glob(f"[!.]*{extension}"))
+        }
+        for kind, rows in formats.kinds().items()
     }
     card = {**description, "name": folder.resolve().name, "version": version, **beside}
-    files.write_json(folder / "metadata.json", card)
-    with files.atomic_write(folder / "README.md") as temporary:
+    files.write_json(folder / METADATA, card)
+    with files.atomic_write(folder / README) as temporary:
         temporary.write_text(_readme(card))
 
 
@@ -116,25 +106,22 @@ def _file(path: Path) -> dict:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _table(header: tuple[str, ...], rows: list[tuple]) -> str:
-    lines = [header, ("---",) * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
-
-
 def _readme(card: dict) -> str:
     model, training, metrics = card["model"], card["training"], card["metrics"]
     parts = [
-        f"# {card['name']}, version {card['version']}\n",
-        f"A variational auto encoder, exported by tf_isvae: images of shape "
-        f"{tuple(model['image_shape'])} in [0, 1] to codes {model['codes']}, and back. metadata.json holds the same "
-        "for programs.\n",
+        f"# {_text(card['name'])}, version {card['version']}\n",
+        f"A variational auto encoder, exported by tf_isvae: images of shape {tuple(model['image_shape'])} in [0, 1] to "
+        f"codes {model['codes']}, and back. {METADATA} holds the same for programs.\n",
         "## Model\n",
+        "precision: what the networks compute in. weights: what they are stored in.\n",
         _table(("", ""), [(name, _plain(value)) for name, value in model.items()]),
     ]
     if training:
+        dataset = _code(training["config"].get("dataset", "unknown"))
         parts += [
             "## Training\n",
-            f"Data: {training['config'].get('dataset', 'unknown')}.\n\n```\n{training['command']}\n```\n",
+            f"Data: {dataset}. The command that makes the same model:\n",
+            _block(training["command"]),
         ]
     if metrics:
         rows = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in metrics.items()]
@@ -147,6 +134,8 @@ def _readme(card: dict) -> str:
         (name, *("; ".join(f"{key}: {tensor}" for key, tensor in io[side].items()) for side in ("inputs", "outputs")))
         for name, io in card["signatures"].items()
     ]
+    in_version = {f"{card['version']}/{name}": file for name, file in card["files"].items()}
+    beside = {name: file for kind in formats.kinds() for name, file in card[kind].items()}
     parts += [
         "## Signatures\n",
         "`encode` is also `serving_default`. A row's seed alone determines its noise. In LiteRT files, `noise` float32 "
@@ -156,13 +145,42 @@ def _readme(card: dict) -> str:
         "## Files\n",
         _table(
             ("file", "bytes", "SHA-256"),
-            [(f"{card['version']}/{name}", file["bytes"], file["sha256"]) for name, file in card["files"].items()]
-            + [(name, file["bytes"], file["sha256"]) for name, file in {**card["litert"], **card["keras"]}.items()],
+            [(name, file["bytes"], file["sha256"]) for name, file in {**in_version, **beside}.items()],
         ),
         "## Packages\n",
         "Written with " + ", ".join(f"{name} {version}" for name, version in card["packages"].items()) + ".\n",
     ]
     return "\n".join(parts)
+
+
+# --- Markdown. Names of data sets and folders may hold anything.
+
+
+def _table(header: tuple[str, ...], rows: list[tuple]) -> str:
+    lines = [header, ("---",) * len(header), *(tuple(map(_text, row)) for row in rows)]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def _text(value) -> str:
+    """A value as text on one line, which stands for itself."""
+    return re.sub(r"[\\`|<&*\[\]]", r"\\\g<0>", " ".join(str(value).split()))
+
+
+def _code(value) -> str:
+    """A value as a code span."""
+    text = " ".join(str(value).split())
+    ticks = "`" * (_longest_run_of_ticks(text) + 1)
+    return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"
+
+
+def _block(text: str) -> str:
+    """Text as a code block, which none of its lines can end."""
+    fence = "`" * max(3, _longest_run_of_ticks(text) + 1)
+    return f"{fence}\n{text}\n{fence}\n"
+
+
+def _longest_run_of_ticks(text: str) -> int:
+    return max((len(list(run)) for tick, run in itertools.groupby(text) if tick == "`"), default=0)
 
 
 def _plain(value) -> str:

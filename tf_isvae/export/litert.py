@@ -16,8 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_isvae import _private_apis, checks, files
-from tf_isvae.export.saved_model import write
-from tf_isvae.export.signatures import inputs, signatures
+from tf_isvae.export.signatures import inputs, signatures, write
 from tf_isvae.model import DiscreteVAE, check_model
 from tf_isvae.precision import in_precision
 
@@ -95,7 +94,8 @@ def _interpreter_class() -> type:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ImportError(
-            f"LiteRT files are run before they are kept, and that failed ({error}): pip install tf_isvae[litert]."
+            f"LiteRT files are run before they are kept, which needs ai-edge-litert ({error}): "
+            "pip install ai-edge-litert."
         ) from None
     return Interpreter
 

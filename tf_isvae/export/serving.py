@@ -13,6 +13,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tf_isvae import files
+from tf_isvae.export.versions import is_version
 
 WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 # A server with batching refuses to load a model with a warm-up request above its max_batch_size.
@@ -38,7 +39,7 @@ def require(what: str) -> None:
     """Raises ModuleNotFoundError, saying what needs it, where tensorflow-serving-api is not installed."""
     if not available():
         raise ModuleNotFoundError(
-            f"{what} need tensorflow-serving-api, which is not installed: pip install 'tf_isvae[serving]'."
+            f"{what} need tensorflow-serving-api, which is not installed: pip install tensorflow-serving-api."
         )
 
 
@@ -128,8 +129,3 @@ def serving_config(folder: str | os.PathLike, base_path: str = "/models") -> Pat
         with files.atomic_write(file) as temporary:
             temporary.write_text(text)
     return path
-
-
-def is_version(path: Path) -> bool:
-    """Whether a server takes a directory of this name for a version."""
-    return path.name.isascii() and path.name.isdecimal()

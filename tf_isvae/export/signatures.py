@@ -16,6 +16,7 @@ noise, whatever the batch and whenever the model was loaded. `bad_input` says wh
 from __future__ import annotations
 
 import math
+import os
 
 import tensorflow as tf
 
@@ -134,3 +135,13 @@ def signatures(model: DiscreteVAE, for_litert: bool = False) -> dict[str, tf.typ
 def inputs(graph: tf.types.experimental.ConcreteFunction) -> dict[str, tf.TensorSpec]:
     """The inputs of one of `signatures` by name; its outputs are `graph.structured_outputs`."""
     return {spec.name: spec for spec in graph.structured_input_signature[0]}
+
+
+def write(model: DiscreteVAE, graphs: dict, path: str | os.PathLike) -> None:
+    """Writes the graphs, `signatures(model)`, as a SavedModel at `path`."""
+    module = tf.Module()
+    # Only what inference needs, once: neither the optimizer's state nor generators of noise.
+    module.weights = [variable.value for part in (model.encoder, model.decoder) for variable in part.variables]
+    # Without gradients of the operations, which only training would use.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(path), {**graphs, "serving_default": graphs["encode"]}, options)

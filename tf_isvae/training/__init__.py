@@ -24,6 +24,7 @@ The rooms, each of which uses those above it:
     recorder           the Keras callback that records it
     report             what it leaves when it is finished
     run                the steps from a Config to a trained model
+    trained            what a finished run has left
 """
 
 from tf_isvae.training.config import PRECISIONS as PRECISIONS
@@ -41,6 +42,8 @@ from tf_isvae.training.run import train as train
 from tf_isvae.training.run_directory import RunDirectory as RunDirectory
 from tf_isvae.training.settings import option as option
 from tf_isvae.training.signals import Interrupted as Interrupted
+from tf_isvae.training.trained import Trained as Trained
+from tf_isvae.training.trained import read_trained as read_trained
 from tf_isvae.training.workers import STRATEGIES as STRATEGIES
 from tf_isvae.training.workers import WorkerLost as WorkerLost
 from tf_isvae.training.workers import for_strategy as for_strategy

@@ -1,4 +1,4 @@
-"""What is exported: a trained model, read from a .keras file or the directory of a run."""
+"""What a finished run has left: its model, its settings and its figures."""
 
 from __future__ import annotations
 
@@ -12,34 +12,48 @@ from tf_isvae.model import DiscreteVAE
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """A model; where it comes from a run, its config.json, and its metrics.json with evaluation.json added."""
+class Trained:
+    """A trained model, and what the directory of its run says of it.
+
+    model     a DiscreteVAE that computes in float32, not compiled
+    config    the settings, as config.json has them; None for a .keras file alone
+    metrics   the figures of metrics.json and evaluation.json; None if there are none
+    """
 
     model: DiscreteVAE
     config: dict | None = None
     metrics: dict | None = None
 
 
-def load(path: str | os.PathLike) -> Source:
-    """The model of a .keras file that DiscreteVAE.save wrote, or of a run directory (its model.keras).
+def read_trained(path: str | os.PathLike) -> Trained:
+    """Reads the directory of a finished run, or a .keras file; `zoo.load` gives the model alone.
 
-    Nothing is unpickled, and no code that a file may hold is run: Keras's safe_mode is on, Lambda layers are refused.
+    Nothing is unpickled, and no code that a file may hold is run.
+
+    Args:
+        path: the directory, or a .keras file that DiscreteVAE.save wrote.
 
     Raises:
         FileNotFoundError: there is no such file, or the run has no model yet.
         ValueError: it is damaged, altered, or of another kind.
+
+    Example:
+        >>> zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=4).save("digits.keras")
+        >>> trained = training.read_trained("digits.keras")
+        >>> trained.model.image_shape, trained.config
+        ((8, 8, 1), None)
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a .keras file or the directory of a run.")
     if not path.is_dir():
-        return Source(zoo.load(path))
+        return Trained(zoo.load(path))
     file = path / "model.keras"
     if not file.is_file():
         raise FileNotFoundError(f"{path} holds no trained model: {file} is missing; give the directory of a run.")
     config, *figures = (_read_json(path / name) for name in ("config.json", "metrics.json", "evaluation.json"))
     metrics = {name: value for part in figures for name, value in (part or {}).items()}
-    return Source(zoo.load(file), config, metrics or None)
+    return Trained(zoo.load(file), config, metrics or None)
 
 
 def _read_json(path: Path) -> dict | None:
