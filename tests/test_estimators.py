@@ -224,7 +224,7 @@ def test_one_draw_for_each_of_many_images(case):
 
 
 def one_bit_gradients(logit, a, b, draws, seed=1):
-    """The gradients for eta of `draws` estimates with M = 1, where ln p(x|z) is a for z = 1 and b for z = 0."""
+    """The gradients for eta of `draws` estimates with M = 1, with ln p(x|z) = a for z = 1 and b for z = 0."""
     eta = tf.fill((draws, 1), float(logit))
     with tf.GradientTape() as tape:
         tape.watch(eta)
@@ -460,7 +460,7 @@ def test_enumerated_is_exact(case):
 )
 @pytest.mark.parametrize("latent", [lambda: BernoulliLatent(1), lambda: CategoricalLatent(4)], ids=["bit", "category"])
 def test_biased_estimators_are_exact_to_their_order(estimator, power, latent):
-    """Straight-through is exact where ln p(x|z) is linear in z, ReinMax (Heun's method) where it is quadratic: the
+    """Straight-through is exact if ln p(x|z) is linear in z, ReinMax (Heun's method) if it is quadratic: the
     gradient of each z, weighted by q(z) and summed, is the gradient of the sum over z."""
     latent = latent()
     rng = np.random.default_rng(0)

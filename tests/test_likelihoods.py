@@ -84,7 +84,7 @@ def test_bernoulli_gradient_is_x_minus_x_hat(arrays):
     np.testing.assert_allclose(tape.gradient(value, output), expected, atol=1e-6)
 
 
-def test_bernoulli_gradient_by_the_images_is_the_logits(arrays):
+def test_bernoulli_gradient_with_respect_to_the_images_is_the_logits(arrays):
     """ln p is linear in x; several samples for each image add up."""
     output, images = np.stack([arrays[0], 2 * arrays[0]]), tf.constant(arrays[1])
     with tf.GradientTape() as tape:

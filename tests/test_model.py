@@ -465,7 +465,7 @@ def test_importance_weighted_bound_has_the_expectation_it_should(no_enumeration,
 
 def test_importance_weighted_bound_rises_to_the_exact_value(model, no_enumeration):
     """Means over 1,000 equal images. ln of a mean of K weights, relative variance v, has a standard deviation of about
-    sqrt(v / K): the steps between these K are far wider than 5 standard errors. Equal where q is exact (v = 0)."""
+    sqrt(v / K): the steps between these K are far wider than 5 standard errors. Equal if q is exact (v = 0)."""
     image = random_images(1)
     exact = exact_log_likelihood(model, image)[0]
     log_q = log_q_all(model, image)[:, 0]
@@ -834,7 +834,7 @@ DISTRIBUTED = {  # images, batch size, a regulariser
 
 @pytest.mark.parametrize("case", list(DISTRIBUTED))
 def test_two_replicas_step_as_one(two_replicas, case):
-    """The same batches on one device and on two, also where a replica has fewer images, or none."""
+    """The same batches on one device and on two, also if a replica has fewer images, or none."""
     one, two = two_replicas[case]
     np.testing.assert_allclose(two["weights"], one["weights"], atol=1e-6)
     for logs in ("logs", "evaluated"):

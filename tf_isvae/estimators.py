@@ -110,6 +110,10 @@ class ImportanceSampling(_Samples):
         >>> q = BernoulliLatent(3).posterior(tf.zeros((2, 3)))  # 2 images, each with 3 bits
         >>> estimators.ImportanceSampling(5)(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
         TensorShape([2])
+
+    References:
+        "Training Variational Auto Encoders with Discrete Latent Representations using Importance Sampling", submitted
+        to ICLR 2019, https://openreview.net/forum?id=SkNSOjR9Y7.
     """
 
     def __init__(self, num_samples: int = 1, proposal: Callable[[tfd.Distribution], tfd.Distribution] | None = None):

@@ -21,7 +21,13 @@ tfd = tfp.distributions
 class Latent(keras.layers.Layer):
     """What the latents share: sampling in training, the mode otherwise.
 
-    Subclasses set `units` (width of z), `encoder_units` (width of eta) and `code_units` (width of the codes).
+    A latent of one's own defines `posterior`, `to_codes` and `from_codes`. Its posterior is one of `posteriors`, or any
+    TFP distribution, which ImportanceSampling and LeaveOneOut can train.
+
+    Args:
+        units: the width of z.
+        encoder_units: the width of eta.
+        code_units: the width of the codes.
     """
 
     units: int
@@ -95,7 +101,10 @@ class Latent(keras.layers.Layer):
         return self.num_codes is not None and self.num_codes <= MAX_ENUMERATED_CODES
 
     def all_codes(self) -> np.ndarray:
-        """Every code once, int32 (num_codes, code_units), in lexicographic order."""
+        """Every code once, int32 (num_codes, code_units), in lexicographic order.
+
+        Raises ValueError if codes are real numbers.
+        """
         if self.num_codes is None:
             raise ValueError(f"{type(self).__name__} has real-valued codes: they cannot be enumerated.")
         return posteriors.enumerate_codes(self.code_values, self.code_units)

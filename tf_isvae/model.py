@@ -249,7 +249,15 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
 
             ln 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x),   K = num_samples
 
-        (Burda, Grosse & Salakhutdinov 2016), which never lies above ln p(x) in the mean and grows with K.
+        (Burda, Grosse & Salakhutdinov, arXiv:1509.00519), which in the mean never lies above ln p(x) and grows with K.
+
+        Args:
+            images: (n, H, W, C) in [0, 1].
+            num_samples: K.
+            seed: an integer that fixes the samples.
+
+        Raises:
+            TypeError, ValueError: an argument is not as described.
         """
         images = self._checked(images)
         num_samples = checks.integer("log_likelihood: num_samples", num_samples)
