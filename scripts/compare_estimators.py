@@ -8,8 +8,7 @@
 The protocol (Dong et al. 2020, Titsias & Shi 2022): dynamically binarised MNIST, the first 50,000 training images;
 784-200-200-200 bits and the mirror image, LeakyReLU 0.3, fixed uniform prior, batch 100, Adam 1e-3. An estimator is
 named as `tf_isvae.estimators.get` takes it: by its class, with its number of samples or pairs behind a colon;
-Linearized+DisARM:1 is Linearized(DisARM(1)). A run that was stopped goes on where it was when the same command is given
-again.
+Linearized+DisARM:1 is Linearized(DisARM(1)). The same command again goes on with a run that was stopped.
 
 With --categorical, the protocol of Liu et al. 2023: many Categorical variables, grey MNIST, all 60,000 training images,
 784-512-256 and the mirror image, ReLU, batch 100, Adam 1e-3; 96,000 steps are their 160 epochs.
@@ -121,7 +120,7 @@ def steps_per_call(evaluate_every: int, step: int = 0) -> int:
 
 
 def run(text: str, shared: Protocol, arguments: argparse.Namespace) -> list[dict]:
-    """Trains with one estimator, or goes on where an earlier call was stopped; returns the rows of its history."""
+    """Trains with one estimator, or goes on with what an earlier call began; returns the rows of its history."""
     from tf_isvae import datasets, estimators
     from tf_isvae.training import Recorder, RunDirectory, checkpoints, for_strategy
 

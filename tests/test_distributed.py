@@ -198,7 +198,7 @@ def source(request, tmp_path, monkeypatch):
 @pytest.mark.parametrize("binarize", [None, "static", "dynamic"])
 @pytest.mark.parametrize("count", [2, 5])
 def test_the_parts_together_are_the_batches(source, binarize, count):
-    """Also where a batch, of 3 images, is smaller than the number of workers, and from the middle of an epoch."""
+    """Also if a batch, of 3 images, is smaller than the number of workers, and from the middle of an epoch."""
     settings = {"batch_size": 10, "seed": 3, "binarize": binarize, "epochs": 2, "start": 1}
     whole = [batch.numpy() for batch in datasets.load(source, **settings)]
     parts = [[p.numpy() for p in datasets.load(source, shard=(i, count), **settings)] for i in range(count)]

@@ -129,7 +129,7 @@ def test_a_folder_of_images(train, tmp_path):
 
 @pytest.mark.parametrize("arguments", [[], ["--estimator", "LeaveOneOut"]], ids=["default", "changed"])
 def test_the_best_recipe(train, tmp_path, arguments):
-    """What a recipe sets holds unless an option says otherwise, also where another recipe is the default."""
+    """What a recipe sets holds unless an option says otherwise."""
     settings = [*DIGITS, "--epochs", 1, "--model", "fc_cvae", "--recipe", "best", "--run-dir", tmp_path / "run"]
     status, _, errors = train(*settings, *arguments)
     assert status == 0, errors
@@ -200,7 +200,7 @@ def test_help_lists_every_option(train):
     ids=repr,
 )
 def test_exit_statuses(monkeypatch, capfd, error, in_preparation, in_work):
-    """Only what the preparation refuses is a bad argument; a defect of the program shows where it is."""
+    """Only what the preparation refuses is a bad argument; a defect of the program comes with its traceback."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.setattr(sys, "argv", ["scripts/some.py"])
     command_line = importlib.import_module("command_line")

@@ -18,7 +18,7 @@ The rooms, each of which uses those above it:
     signals            how it is stopped
     workers            the processes that train together
     data               the images of a run
-    run_directory      where it writes, alone
+    run_directory      the directory that it alone writes to
     checkpoints        what it goes on from
     tensorboard        its curves for TensorBoard
     recorder           the Keras callback that records it

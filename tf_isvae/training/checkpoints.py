@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on where it was.
+"""Checkpoints: all that a run needs to go on.
 
 All noise and the order of the data depend on the seed and the number of the step only, so a checkpoint holds the
 weights, the optimizer's state, the running means of the epoch under way, and what was recorded so far:

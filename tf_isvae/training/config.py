@@ -32,12 +32,10 @@ RECIPES = {
 class Config:
     """The settings of a run. A setting that is None takes the recipe's value, or the model's.
 
-    Each is described by its own field, from which the options of scripts/train.py are made:
-    `python scripts/train.py --help` lists them. None for image_size, channels and binarize leaves the images as
-    they are.
+    None for image_size, channels and binarize leaves the images as they are.
 
     Raises:
-        ValueError: a setting that is not as its description says.
+        ValueError: a setting is not as its description says.
 
     Example:
         >>> config = training.Config(model="fc_cvae", dataset="digits", latent_dim=20)
@@ -45,7 +43,7 @@ class Config:
         ('Enumerated', 60)
     """
 
-    model: str = setting("fc_bvae", settings.Checked(zoo.check_name), f"the model: {', '.join(zoo.MODELS)}")
+    model: str = setting("fc_bvae", settings.Checked(zoo.check_name), f"one of {', '.join(zoo.MODELS)}")
     dataset: str = setting(
         "mnist", settings.Kind(), "mnist, fashion_mnist, digits, another TFDS name, an .npz file or a folder of images"
     )
@@ -60,7 +58,7 @@ class Config:
     estimator: str | dict | None = setting(
         None,
         settings.Estimator(),
-        "of the gradient, as estimators.get takes it: DisARM, ARMS:4, Linearized+DisARM ...",
+        "of the gradient, as estimators.get takes it, such as DisARM, ARMS:4 or Linearized+DisARM",
     )
     epochs: int | None = setting(None, settings.Integer(1), "passes over the training images")
     batch_size: int | None = setting(None, settings.Integer(1), "images in a step, of all devices together")
@@ -108,9 +106,9 @@ class Config:
     gradient_variance: bool = setting(
         False, settings.Flag(), "record the gradient's variance after every epoch, on 256 test images"
     )
-    # Without it, operations that add in the order in which threads finish may differ in the last bits, from where two
-    # runs drift apart: on a GPU, the gradients of convolutions, and algorithms that cuDNN picks by timing. Order of
-    # the data, noise and initial weights never differ.
+    # Without it, operations that add in the order in which threads finish may differ in the last bits, and two runs
+    # then drift apart: on a GPU, the gradients of convolutions, and algorithms that cuDNN picks by timing. The order
+    # of the data, the noise and the initial weights never differ.
     deterministic: bool = setting(
         False,
         settings.Flag(),
@@ -148,8 +146,22 @@ class Config:
         return settings.Estimator.make(self.estimator)
 
 
+# The fields say what each setting is, to the command line and here.
+Config.__doc__ = (Config.__doc__ or "").replace(
+    "    Raises:",
+    "    Args:\n"
+    + "".join(f"        {field.name}: {field.metadata['help']}.\n" for field in dataclasses.fields(Config))
+    + "\n    Raises:",
+)
+
+
 def read(texts: dict[str, Any]) -> dict[str, Any]:
-    """Settings as the command line gives them, by name, as what they stand for; values that are no text stay."""
+    """Settings by name, from the texts of a command line; values that are not text are left as they are.
+
+    Example:
+        >>> training.read({"epochs": "3", "image_size": "8x6", "deterministic": True})
+        {'epochs': 3, 'image_size': (8, 6), 'deterministic': True}
+    """
     kinds = {field.name: field.metadata["kind"] for field in dataclasses.fields(Config)}
     return {name: kinds[name].read(value) if isinstance(value, str) else value for name, value in texts.items()}
 
@@ -158,7 +170,7 @@ def command(values: dict[str, Any]) -> str:
     """The command that makes the same model again, from the settings of a run (its config.json, or part of it).
 
     All settings are written out, those of the recipe too: the command must mean the same when a later version has
-    other recipes. What is of the machine where it ran, run_dir and data_dir, is left out.
+    other recipes. run_dir and data_dir, which are of the machine that it ran on, are left out.
 
     Example:
         >>> training.command({"model": "fc_bvae", "latent_dim": [24, 4], "start_at_mean": False, "run_dir": "runs/a"})

@@ -23,13 +23,13 @@ SAVE_AFTER_SECONDS = 300
 
 
 class Recorder(keras.callbacks.Callback):
-    """Writes history.csv, timing.csv, TensorBoard events and checkpoints; finds back to where a run was.
+    """Writes history.csv, timing.csv, TensorBoard events and checkpoints, and goes back to a checkpoint.
 
     It records whatever is in the logs at the end of an epoch: put the callbacks that add to them before it.
 
     Args:
         model: compiled, its optimizer built.
-        directory: where to write.
+        directory: the run's, claimed.
         workers: of this run; they agree here on when to stop and to save.
         steps_per_epoch: of one epoch of the history.
         data_identity: JSON values that identify the data; a checkpoint keeps them.

@@ -41,8 +41,11 @@ def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
         OSError: the trained model cannot be written; resume=True tries again.
 
     Example:
-        >>> config = training.Config(dataset="digits", epochs=1, run_dir="runs/example")  # doctest: +SKIP
-        >>> metrics, run_dir = training.train(config)  # doctest: +SKIP
+        >>> config = training.Config(dataset="digits", image_size=8, epochs=1)
+        >>> metrics, run_dir = training.train(config)
+        6/6 - ...
+        >>> metrics["steps"], str(run_dir)
+        (6, 'runs/fc_bvae_digits')
     """
     with prepare(config, resume) as run:
         return run.train(), run.directory.path

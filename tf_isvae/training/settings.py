@@ -100,6 +100,12 @@ class Size(Kind):
         size = checks.integer_or_pair(name, value)
         return (size, size) if self.always_pair and isinstance(size, int) else size
 
+    def read(self, text):
+        try:
+            return checks.integer_or_pair("", text)
+        except ValueError:
+            return text
+
     def write(self, value):
         return "x".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
