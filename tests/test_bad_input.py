@@ -624,11 +624,11 @@ CALLS = {
         *(
             (lambda my, given=given: export.litert(my.model, **{"path": my.tmp / "m.tflite", **given}), *words)
             for given, *words in (
-                ({"quantize": "int4"}, "quantize is 'int4'", "None, 'float16', 'int8'"),
-                ({"quantize": 8}, "quantize is 8", "None, 'float16', 'int8'"),
-                ({"quantize": ["int8"]}, "quantize is ['int8']", "None, 'float16', 'int8'"),
-                ({"quantize": "int8"}, "calibration images are needed", "quantize='int8'"),
-                ({"calibration": GOOD}, "calibration images are needed", "for nothing else"),
+                ({"quantize": "int4"}, "quantize is 'int4'", "one of None, float16, int8"),
+                ({"quantize": 8}, "quantize is 8", "one of None, float16, int8"),
+                ({"quantize": ["int8"]}, "quantize is ['int8']", "one of None, float16, int8"),
+                ({"quantize": "int8"}, "calibration images are missing", "quantize='int8'"),
+                ({"calibration": GOOD}, "calibration images are given", "for nothing else"),
                 (
                     {"quantize": "int8", "calibration": GOOD[..., 0]},
                     "calibration images have shape (4, 2, 2)",

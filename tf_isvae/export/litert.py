@@ -30,26 +30,44 @@ _CALIBRATION_BATCH = 100
 
 
 def litert(model: DiscreteVAE, path: str | os.PathLike, quantize: str | None = None, calibration=None) -> Path:
-    """Writes the model as a LiteRT file, and returns its path.
+    """Writes the model as a LiteRT file.
 
-    The signatures are those of `tf_isvae.export.signatures` (sampling takes `noise`), any batch size, built-in
-    operations only. The file is run, every signature of it, before it takes its place; it appears whole or not at all.
+    The signatures are those of `tf_isvae.export.signatures` (sampling takes `noise`), for any batch size and with
+    built-in operations only. Every signature of the file is run before the file takes its place. It appears whole or
+    not at all.
 
     Args:
+        model: a DiscreteVAE.
         path: the file; its directory is created.
-        quantize: None: float32. "float16": weights in half precision, half the size. "int8": weights and their
-            products in 8-bit integers, a quarter of the size; inputs and outputs stay as they are.
+        quantize: None for float32. "float16": weights in half precision, half the size. "int8": weights and their
+            products in 8-bit integers, a quarter of the size; inputs and outputs stay float32 and int32.
         calibration: for "int8", images (n, H, W, C) in [0, 1] of the kind that will be encoded; 100 to 1,000 do.
 
+    Returns:
+        The path.
+
     Raises:
-        TypeError, ValueError: wrong arguments, or a model that built-in operations cannot express.
-        ImportError: ai-edge-litert, which runs the file, is not installed. OSError: the file cannot be written.
+        TypeError: `model` is not a DiscreteVAE, or its latent cannot be sampled with LiteRT's operations.
+        ValueError: a wrong argument, or a model that built-in operations cannot express.
+        ImportError: ai-edge-litert, which runs the file, is not installed.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> model = zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=4)
+        >>> print(export.litert(model, "digits.tflite"))
+        digits.tflite
+        >>> from ai_edge_litert.interpreter import Interpreter
+        >>> decode = Interpreter("digits.tflite").get_signature_runner("decode")
+        >>> decode(codes=np.zeros((5, 4), np.int32))["images"].shape
+        (5, 8, 8, 1)
     """
     check_model(model)
-    if quantize not in QUANTIZATIONS:
-        raise ValueError(f"quantize is {quantize!r}; it must be one of {', '.join(map(repr, QUANTIZATIONS))}.")
+    checks.one_of("quantize", quantize, QUANTIZATIONS)
     if (calibration is None) == (quantize == "int8"):
-        raise ValueError("calibration images are needed for quantize='int8', and for nothing else.")
+        given = "missing" if calibration is None else "given"
+        raise ValueError(
+            f"calibration images are {given}; they must be given for quantize='int8', and for nothing else."
+        )
     if calibration is not None:
         calibration = checks.images("calibration images", calibration, model.image_shape)
     path = Path(path)
@@ -67,14 +85,17 @@ def litert(model: DiscreteVAE, path: str | os.PathLike, quantize: str | None = N
 
 
 def run_every_signature(content: bytes, graphs: dict) -> None:
-    """Runs a LiteRT file on 1 and on 3 rows; RuntimeError where an output is not as the graphs say, or not finite."""
+    """Runs a LiteRT file on 1 and on 3 rows.
+
+    Raises RuntimeError if an output has another name, shape or type than in the graphs, or is not finite.
+    """
     interpreter = _interpreter_class()(model_content=content, num_threads=1)
     found = interpreter.get_signature_list()
     rng = np.random.default_rng(0)
     for name, graph in graphs.items():
         expected = graph.structured_outputs
         if set(found.get(name, {}).get("outputs", ())) != set(expected):
-            raise RuntimeError(f"the LiteRT file has the signatures {found}; {name} is not as it must be.")
+            raise RuntimeError(f"the LiteRT file has the signatures {found}; {name} must give {', '.join(expected)}.")
         for rows in (1, 3):
             feed = {}
             for key, spec in inputs(graph).items():
@@ -139,7 +160,7 @@ def _operations(analysis: str) -> set[str]:
 
 
 def _nodes_of_eta(model: DiscreteVAE, analysis: str) -> list[str]:
-    """The names of the operations of the encoder's last layer, where that is Dense: those with its kernel's shape."""
+    """The names of the operations of the encoder's last layer, if that is Dense: those with its kernel's shape."""
     layer = model.encoder.layers[-1]
     if not isinstance(layer, keras.layers.Dense):
         return []
@@ -152,7 +173,7 @@ def _nodes_of_eta(model: DiscreteVAE, analysis: str) -> list[str]:
 
 
 def _calibration_feeds(model: DiscreteVAE, images: np.ndarray) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Inputs for every signature. Codes to decode are those of the images, and samples of the prior."""
+    """Inputs for every signature. The codes to decode are those of the images, and samples of the prior."""
     rng = np.random.default_rng(0)
     for i in range(0, len(images), _CALIBRATION_BATCH):
         batch = images[i : i + _CALIBRATION_BATCH]

@@ -1,6 +1,6 @@
 """What TensorFlow Serving takes beside a SavedModel: warm-up requests, and the configuration of a folder of models.
 
-The messages are those of tensorflow-serving-api (extra `serving`), which is needed only here.
+The messages are those of the package tensorflow-serving-api, which is needed only here.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ max_enqueued_batches { value: 100 }
 
 
 def available() -> bool:
-    """Whether tensorflow-serving-api is installed."""
+    """True if tensorflow-serving-api is installed."""
     return importlib.util.find_spec("tensorflow_serving") is not None
 
 
 def require(what: str) -> None:
-    """Raises ModuleNotFoundError, saying what needs it, where tensorflow-serving-api is not installed."""
+    """Raises ModuleNotFoundError, which says what needs it, if tensorflow-serving-api is not installed."""
     if not available():
         raise ModuleNotFoundError(
             f"{what} need tensorflow-serving-api, which is not installed: pip install tensorflow-serving-api."
@@ -44,15 +44,20 @@ def require(what: str) -> None:
 
 
 def write_warmup(version: str | os.PathLike, name: str, batches: Sequence[int] = WARMUP_BATCHES) -> None:
-    """Writes warm-up requests into the SavedModel at `version`, of the model that is served as `name`.
+    """Writes warm-up requests into a SavedModel: one for each signature and batch size.
 
-    One for each signature and batch size: a TFRecord of PredictionLog messages, which a server answers before it takes
-    the model into service, so that no client waits for the first run. A server does not load a model of which a
-    request fails: each is read back and run here first, and where one fails nothing is written.
+    A server answers them before it takes the model into service, so that no client waits for the first run. It refuses
+    a model of which a request fails: each is read back and run here first, and if one fails, nothing is written.
+
+    Args:
+        version: the directory of the SavedModel.
+        name: the name under which it will be served.
+        batches: numbers of images.
 
     Raises:
-        ModuleNotFoundError: tensorflow-serving-api is not installed. OSError: not a SavedModel, or it cannot be
-        written. RuntimeError: a request fails.
+        ModuleNotFoundError: tensorflow-serving-api is not installed.
+        OSError: `version` is not a SavedModel, or the requests cannot be written.
+        RuntimeError: a request fails.
     """
     require("warm-up requests")
     version = Path(version)
@@ -83,7 +88,7 @@ def _requests(signatures, name: str, batches: Sequence[int]) -> Iterator:
 
 
 def _run(path: Path, signatures) -> None:
-    """Runs the requests in a warm-up file. Raises RuntimeError for the first that fails."""
+    """Runs the requests in a warm-up file. Raises RuntimeError if one fails."""
     from tensorflow_serving.apis import prediction_log_pb2
 
     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
@@ -100,14 +105,31 @@ def _run(path: Path, signatures) -> None:
 
 
 def serving_config(folder: str | os.PathLike, base_path: str = "/models") -> Path:
-    """Writes `models.config` and `batching.config` for the models in a folder, and returns the path of the first.
+    """Writes TensorFlow Serving's `models.config` and `batching.config` for the models in a folder.
 
-    `folder/<name>/<version>/saved_model.pb` is served as `<name>`. `base_path` is where the server sees the folder;
-    the default is that of the `docker run` line in docs/serving.md.
+    Args:
+        folder: <folder>/<name>/<version>/saved_model.pb is served as <name>.
+        base_path: where the server sees the folder; the default is that of the `docker run` line in docs/serving.md.
+
+    Returns:
+        The path of models.config.
 
     Raises:
-        ModuleNotFoundError: tensorflow-serving-api is not installed. ValueError: no model in the folder, or a relative
-        base_path. OSError: the folder cannot be read or written.
+        ModuleNotFoundError: tensorflow-serving-api is not installed.
+        ValueError: there is no model in the folder, or `base_path` is relative.
+        OSError: the folder cannot be read or written.
+
+    Example:
+        >>> model = zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=4)
+        >>> path = export.saved_model(model, "exported/digits")
+        >>> print(export.serving_config("exported").read_text())
+        model_config_list {
+          config {
+            name: "digits"
+            base_path: "/models/digits"
+            model_platform: "tensorflow"
+          }
+        }
     """
     require("models.config and batching.config")
     from google.protobuf import text_format
@@ -115,7 +137,7 @@ def serving_config(folder: str | os.PathLike, base_path: str = "/models") -> Pat
 
     folder = Path(folder)
     if not str(base_path).startswith("/") and "://" not in str(base_path):
-        raise ValueError(f"base_path is {base_path!r}; a server takes an absolute path, such as '/models'.")
+        raise ValueError(f"base_path is {base_path!r}; it must be an absolute path, such as '/models'.")
     names = sorted({path.parent.parent.name for path in folder.glob("*/*/saved_model.pb") if is_version(path.parent)})
     if not names:
         raise ValueError(f"{folder} holds no models: export some as {folder}/<name>; each is served as <name>.")

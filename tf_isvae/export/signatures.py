@@ -60,9 +60,12 @@ def uniforms(seed: tf.Tensor, width: int) -> tf.Tensor:
 def signatures(model: DiscreteVAE, for_litert: bool = False) -> dict[str, tf.types.experimental.ConcreteFunction]:
     """The graph of each signature, by name.
 
-    for_litert=True: sampling takes `noise` instead of `seed`, and bad input is clipped instead of refused.
+    Args:
+        model: a DiscreteVAE.
+        for_litert: True for graphs that take `noise` instead of `seed`, and clip bad input instead of refusing it.
 
-    Raises TypeError if the posterior cannot be sampled from uniform noise.
+    Raises:
+        TypeError: the posterior cannot be sampled from uniform noise.
     """
     latent, likelihood = model.latent, model.likelihood
     image_shape = tuple(model.image_shape)
