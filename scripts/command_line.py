@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 def run(
     make_parser: Callable[[], Parser],
     prepare: Callable[[argparse.Namespace], Any],
-    work: Callable[[Any], None] = lambda prepared: None,
+    work: Callable[[Any], None],
 ) -> None:
     """Runs a script in two parts, and exits with the status of the module's text.
 

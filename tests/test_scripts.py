@@ -211,7 +211,7 @@ def test_exit_statuses(monkeypatch, capfd, error, in_preparation, in_work):
     def parser():
         return command_line.Parser("")
 
-    for parts, (status, words) in ((fail,), in_preparation), ((lambda arguments: 1, fail), in_work):
+    for parts, (status, words) in ((fail, print), in_preparation), ((lambda arguments: 1, fail), in_work):
         with pytest.raises(SystemExit) as stop:
             command_line.run(parser, *parts)
         output, errors = capfd.readouterr()

@@ -140,7 +140,8 @@ def _claim_directory(config: Config, resume: bool, team: Workers) -> RunDirector
         return RunDirectory(Path(config.run_dir), team.is_chief).claim(new=True)
     if team.count > 1:
         raise ValueError("run_dir is None; with several workers it must be a directory that all of them share.")
-    return run_directory.claim_numbered(Path("runs"), f"{config.model}_{Path(config.dataset).stem}")
+    dataset = Path(config.dataset).name.removesuffix(".npz")
+    return run_directory.claim_numbered(Path("runs"), f"{config.model}_{dataset}")
 
 
 def _warn_of_slow_precision(precision: str) -> None:
