@@ -89,7 +89,7 @@ def script(monkeypatch, tmp_path, capfd):
 def fresh_python():
     """Runs a script, named from the root of the repository, in a Python of its own; returns the completed process.
 
-    Importing TensorFlow takes it seconds: `apart` is faster where nothing depends on what is imported.
+    Importing TensorFlow takes it seconds: `apart` is faster if nothing depends on what is imported.
     """
 
     def run(script, *arguments, environment=None, timeout=200):
@@ -111,7 +111,7 @@ def fresh_python():
 def forks():
     """Makes processes, with `forks.Process`, in which TensorFlow is imported already and nothing else has happened.
 
-    They cost a moment, where a fresh Python takes seconds to import TensorFlow.
+    They cost a moment; a fresh Python takes seconds to import TensorFlow.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tf_isvae.training"])

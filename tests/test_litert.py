@@ -251,7 +251,7 @@ def test_the_kl_of_extreme_logits_of_every_kind(latent, eta, tmp_path):
 
 
 def test_a_model_in_bfloat16(images, tmp_path):
-    """LiteRT computes in float32 with the same weights: bits differ where a logit is about 0."""
+    """LiteRT computes in float32 with the same weights: bits differ only if a logit is about 0."""
     with precision("mixed_bfloat16"):
         model = zoo.build("cnn_bvae", images[1].shape[1:], 8)
     interpreter = Interpreter(model_path=str(export.litert(model, tmp_path / "m.tflite")))

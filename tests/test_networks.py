@@ -105,7 +105,7 @@ def test_conv_decoder_retraces_the_grids_of_the_encoder(shape):
 
 
 def test_every_pixel_of_the_decoder_depends_on_z():
-    """Where a transposed convolution were cropped or padded wrongly, border pixels would be constant."""
+    """If a transposed convolution were cropped or padded wrongly, border pixels would be constant."""
     keras.utils.set_random_seed(0)
     decoder = networks.conv_decoder(50, MNIST)
     images = decoder(np.random.default_rng(0).normal(size=(64, 50)).astype(np.float32)).numpy()
