@@ -9,7 +9,8 @@ from conftest import ROOT
 ORDER = (
     *("checks", "files", "_private_apis", "posteriors", "latents", "likelihoods", "estimators", "networks", "model"),
     "precision",
-    *("keras_files", "zoo", "optimizers", "datasets", "evaluation", "callbacks", "plotting", "training", "export"),
+    *("keras_files", "zoo", "optimizers", "datasets", "evaluation", "callbacks", "plotting", "training"),
+    *("wrappers", "export"),
 )
 # The same within export/.
 EXPORT = ("bad_input", "signatures", "versions", "serving", "litert", "formats", "card", "saved_model", "folder")

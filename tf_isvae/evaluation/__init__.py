@@ -12,9 +12,11 @@ from tf_isvae.evaluation.gradients import (
     variance_by_certainty,
 )
 from tf_isvae.evaluation.neighbours import retrieval, share_like_one_class
+from tf_isvae.evaluation.outliers import SCORES, typicality
 from tf_isvae.evaluation.report import data_for, detail, evaluate, images_for
 
 __all__ = [
+    "SCORES",
     "clustering",
     "code_statistics",
     "data_for",
@@ -26,5 +28,6 @@ __all__ = [
     "images_for",
     "retrieval",
     "share_like_one_class",
+    "typicality",
     "variance_by_certainty",
 ]

@@ -36,6 +36,7 @@ from tf_isvae.training.config import read as read
 from tf_isvae.training.config import stored_config as stored_config
 from tf_isvae.training.recorder import Recorder as Recorder
 from tf_isvae.training.run import Run as Run
+from tf_isvae.training.run import fit as fit
 from tf_isvae.training.run import layers_in as layers_in
 from tf_isvae.training.run import prepare as prepare
 from tf_isvae.training.run import train as train

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tf_isvae import networks, optimizers, zoo
+from tf_isvae import datasets, networks, optimizers, zoo
 from tf_isvae.callbacks import GradientVariance, KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss
 from tf_isvae.model import DiscreteVAE
+from tf_isvae.precision import in_precision
 from tf_isvae.training import checkpoints, report, run_directory
 from tf_isvae.training.config import Config, check_same, multiplies_bfloat16
 from tf_isvae.training.data import Data
@@ -81,8 +84,8 @@ def _prepare_in(directory: RunDirectory, config: Config, team: Workers) -> Run:
     team.check_agreement({**dataclasses.asdict(config), "run_dir": None}, start)
     keras.utils.set_random_seed(config.seed)
     data = Data(config, start, team)
-    with layers_in(config.precision), strategy.scope():
-        model = _build(config, data)
+    with strategy.scope():
+        model = _build(config, data.image_shape, data.steps_per_epoch)
     recorder = Recorder(model, directory, team, data.steps_per_epoch, data.identity)
     if checkpoint is not None:
         recorder.restore(checkpoint)
@@ -105,7 +108,9 @@ class Run(contextlib.AbstractContextManager):
 
     def train(self) -> dict:
         """Trains to the end and writes what a finished run leaves; returns what metrics.json holds."""
-        callbacks = _callbacks(self.config, self.data)
+        callbacks = _callbacks(self.config)
+        if self.config.gradient_variance:
+            callbacks.append(GradientVariance(self.data.held_out(256)))
         verbose = 0 if not self.workers.is_chief else 1 if sys.stdout.isatty() else 2
         with self.workers.losses_named(self.directory.path):
             try:
@@ -122,6 +127,41 @@ class Run(contextlib.AbstractContextManager):
 
     def __exit__(self, *error) -> None:
         self.close()
+
+
+def fit(config: Config, images: np.ndarray, verbose: int = 0) -> DiscreteVAE:
+    """Trains on an array, in memory: no run directory, nothing is written, and nothing can be resumed.
+
+    Args:
+        config: the settings; those that say where things lie, and the strategy, count for nothing here.
+        images: (n, H, W, C), uint8 in 0..255 or floating point in [0, 1].
+        verbose: as of keras.Model.fit.
+
+    Returns:
+        The trained model, which computes in float32: the one that `train` would write.
+
+    Raises:
+        ValueError, TypeError: the images are not as described. NonFiniteLoss: the loss became NaN or infinite.
+
+    Example:
+        >>> images = np.random.default_rng(0).random((64, 4, 4, 1), np.float32)
+        >>> training.fit(training.Config(latent_dim=3, epochs=1), images).encode(images).shape
+        (64, 3)
+    """
+    data = datasets.load(
+        images, batch_size=config.batch_size, seed=config.seed, binarize=config.binarize, epochs=config.epochs
+    )
+    steps = int(data.cardinality()) // config.epochs
+    state = random.getstate()
+    try:
+        random.seed(config.seed)  # from which Keras draws initial weights; the caller's own draws go on as they were
+        model = _build(config, tuple(data.element_spec.shape[1:]), steps)
+    finally:
+        random.setstate(state)
+    if config.start_at_mean:
+        networks.start_at_mean(model.decoder, next(iter(data)).numpy().mean(axis=0), model.likelihood)
+    model.fit(data, epochs=config.epochs, steps_per_epoch=steps, callbacks=_callbacks(config), verbose=verbose)
+    return in_precision(model, "float32")
 
 
 # --- The steps.
@@ -153,23 +193,23 @@ def _warn_of_slow_precision(precision: str) -> None:
         )
 
 
-def _build(config: Config, data: Data) -> DiscreteVAE:
+def _build(config: Config, image_shape: tuple[int, int, int], steps_per_epoch: int) -> DiscreteVAE:
+    """The model with its initial weights, compiled, the optimizer built."""
     estimator = config.make_estimator()
-    model = zoo.build(config.model, data.image_shape, config.latent_dim, estimator=estimator, seed=config.seed)
+    with layers_in(config.precision):
+        model = zoo.build(config.model, image_shape, config.latent_dim, estimator=estimator, seed=config.seed)
     rate = config.learning_rate
     if config.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, data.steps_per_epoch * config.epochs)
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps_per_epoch * config.epochs)
     model.compile(optimizer=optimizers.Adam(rate))
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def _callbacks(config: Config, data: Data) -> list[keras.callbacks.Callback]:
+def _callbacks(config: Config) -> list[keras.callbacks.Callback]:
     callbacks = [StopOnNonFiniteLoss()]
     if config.kl_epochs:
         callbacks.append(KLAnnealing(config.kl_start, config.kl_epochs))
-    if config.gradient_variance:
-        callbacks.append(GradientVariance(data.held_out(256)))
     return callbacks
 
 

@@ -1,0 +1,186 @@
+"""The scikit-learn estimators."""
+
+import pickle
+
+import joblib
+import numpy as np
+import pytest
+from helpers import one_line
+from sklearn import base, pipeline, preprocessing
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from tf_isvae import BernoulliLatent, DiscreteVAE, datasets, networks, training, zoo
+from tf_isvae.wrappers import CodeClusterer, HashingTransformer, OutlierDetector
+
+SHAPE = (4, 4, 1)
+IMAGES = np.random.default_rng(0).random((60, *SHAPE), np.float32)
+SHORT = {"epochs": 1, "batch_size": 60}
+ESTIMATORS = (
+    HashingTransformer(latent_dim=10, packed=True, **SHORT),
+    CodeClusterer(latent_dim=3, **SHORT),
+    OutlierDetector(latent_dim=3, num_samples=2, **SHORT),
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Whose first bits say if the first pixels are above one half."""
+    encoder = networks.dense_encoder(SHAPE, 10, ())
+    matrix = np.eye(16, 10, dtype=np.float32)
+    encoder.set_weights([matrix, np.full(10, -0.5, np.float32)])
+    return DiscreteVAE(encoder, BernoulliLatent(10), networks.dense_decoder(10, SHAPE, ()))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return [base.clone(estimator).fit(IMAGES) for estimator in ESTIMATORS]
+
+
+def outputs(estimator, images):
+    return estimator.transform(images) if hasattr(estimator, "transform") else estimator.predict(images)
+
+
+def test_bits_are_those_of_the_pixels(model):
+    bits = (IMAGES.reshape(-1, 16)[:, :10] > 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(HashingTransformer(model).fit_transform(IMAGES), bits)
+    packed = HashingTransformer(model, packed=True).fit_transform(IMAGES.reshape(-1, 16))
+    assert packed.shape == (60, 2) and packed.dtype == np.uint8
+    np.testing.assert_array_equal(np.unpackbits(packed, axis=1, count=10), bits)
+
+
+@pytest.mark.parametrize("i", range(3))
+def test_pickle_joblib_and_clone(fitted, i, tmp_path):
+    estimator = fitted[i]
+    expected = outputs(estimator, IMAGES)
+    joblib.dump(estimator, tmp_path / "estimator.joblib")
+    for other in (pickle.loads(pickle.dumps(estimator)), joblib.load(tmp_path / "estimator.joblib")):
+        np.testing.assert_array_equal(outputs(other, IMAGES), expected)
+    assert repr(base.clone(estimator)) == repr(ESTIMATORS[i])
+
+
+def test_a_trained_model_can_be_cloned(model):
+    hashing = base.clone(HashingTransformer(model))
+    assert hashing.model is not model
+    np.testing.assert_array_equal(hashing.fit_transform(IMAGES), model.encode(IMAGES))
+
+
+def test_in_a_pipeline(model):
+    """Rows of 0 to 255 become images in [0, 1]; the name of the model stands for a trained one."""
+    digits = next(iter(datasets.load("digits", "test", batch_size=30))).numpy()
+    scale = preprocessing.FunctionTransformer(lambda rows: rows / 255)
+    steps = pipeline.make_pipeline(scale, HashingTransformer("fc_bvae_mnist"))
+    codes = steps.fit(255 * digits.reshape(-1, 784)).transform(255 * digits.reshape(-1, 784))
+    # An image may go from one side of the threshold to the other where scaling has rounded it.
+    assert (codes != zoo.load("fc_bvae_mnist").encode(digits)).mean() < 0.001
+    assert steps[-1].image_shape_ == (28, 28, 1) and steps[-1].n_features_in_ == 784
+
+
+def test_the_model_is_that_of_a_run(fitted, tmp_path):
+    np.savez(tmp_path / "images.npz", images=IMAGES)
+    settings = {"dataset": str(tmp_path / "images.npz"), "run_dir": str(tmp_path / "run"), "latent_dim": 10, **SHORT}
+    training.train(training.Config(**settings))
+    trained = zoo.load(tmp_path / "run")
+    for one, other in zip(fitted[0].model_.get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_settings_of_a_run_are_parameters():
+    parameters = OutlierDetector(latent_dim=7, kl_start=3.0).get_params()
+    assert parameters["latent_dim"] == 7 and parameters["kl_start"] == 3.0 and parameters["recipe"] == "best"
+    assert "run_dir" not in parameters and "dataset" not in parameters
+    with pytest.raises(TypeError, match="colour"):
+        HashingTransformer(colour=True)
+
+
+def test_clusters_are_categories(fitted):
+    clusterer = fitted[1]
+    np.testing.assert_array_equal(clusterer.codes_[clusterer.labels_], clusterer.model_.encode(IMAGES))
+    np.testing.assert_array_equal(clusterer.predict(IMAGES), clusterer.labels_)
+    # A category without a cluster.
+    other = pickle.loads(pickle.dumps(clusterer))
+    other.codes_ = np.array([[99]])
+    assert (other.predict(IMAGES) == -1).all()
+
+
+def test_outliers_are_below_the_threshold(fitted):
+    detector = fitted[2]
+    scores = detector.score_samples(IMAGES)
+    np.testing.assert_allclose(detector.decision_function(IMAGES), scores - detector.offset_)
+    assert (detector.predict(IMAGES) == -1).sum() == 6  # contamination 0.1 of 60
+    # Of 8 codes, the log-likelihood is exact.
+    np.testing.assert_allclose(scores, detector.model_.log_likelihood(IMAGES))
+
+
+@pytest.mark.parametrize(
+    "estimator, given, parts",
+    [
+        (HashingTransformer("fc_cvae"), IMAGES, ["model is 'fc_cvae'", "bits", "fc_bvae"]),
+        (CodeClusterer("fc_bvae"), IMAGES, ["model is 'fc_bvae'", "clusters", "fc_cvae"]),
+        (HashingTransformer("no_such"), IMAGES, ["'no_such'", "fc_bvae_mnist"]),
+        (HashingTransformer("fc_bvae_mnist", latent_dim=9), IMAGES, ["latent_dim is 9", "left out"]),
+        (HashingTransformer("fc_bvae_mnist"), IMAGES, ["(60, 4, 4, 1)", "28, 28, 1"]),
+        (HashingTransformer(epochs=0), IMAGES, ["epochs is 0"]),
+        (HashingTransformer(packed="yes"), IMAGES, ["packed is 'yes'"]),
+        (HashingTransformer(image_shape=(4, 5, 1)), IMAGES.reshape(60, 16), ["(4, 5, 1)", "16"]),
+        (HashingTransformer(), 255 * IMAGES, ["X have values", "divide by 255"]),
+        (HashingTransformer(), IMAGES[:0], ["minimum of 1"]),
+        (OutlierDetector(score="distance"), IMAGES, ["score is 'distance'", "elbo"]),
+        (OutlierDetector(contamination=0.6), IMAGES, ["contamination is 0.6"]),
+    ],
+)
+def test_bad_input(estimator, given, parts):
+    with pytest.raises((TypeError, ValueError, FileNotFoundError)) as error:
+        estimator.fit(given)
+    one_line(error, *parts)
+
+
+# --- scikit-learn's own checks.
+
+
+class _Squeezed:
+    """Takes numbers of any size. The checks' data are no images, whose values lie in [0, 1]; all else is as it is."""
+
+    def _checked(self, images):
+        return super()._checked(0.5 + np.arctan(images) / np.pi)
+
+
+class AnyHashing(_Squeezed, HashingTransformer):
+    pass
+
+
+class AnyClusterer(_Squeezed, CodeClusterer):
+    pass
+
+
+class AnyDetector(_Squeezed, OutlierDetector):
+    pass
+
+
+# The checks that do not apply, and why.
+_SCORE = "the parameter `score` is a text, and has the name of a method that this check calls"
+_ORDER = "a matrix product in float32 adds in an order that depends on the row, so last bits may differ"
+DO_NOT_APPLY = {
+    AnyHashing: {},
+    AnyClusterer: {},
+    AnyDetector: {
+        "check_fit_score_takes_y": _SCORE,
+        "check_n_features_in_after_fitting": _SCORE,
+        "check_pipeline_consistency": _SCORE,
+        "check_methods_sample_order_invariance": _ORDER,
+        "check_methods_subset_invariance": _ORDER,
+    },
+}
+
+
+@pytest.mark.all
+@parametrize_with_checks(
+    [
+        AnyHashing(latent_dim=3, epochs=1),
+        # Two features tell less of their blob than the KL of a category costs, so the KL has next to no weight.
+        AnyClusterer(latent_dim=3, epochs=60, batch_size=10, learning_rate=0.01, kl_start=0.01, kl_epochs=1000000),
+        AnyDetector(latent_dim=3, epochs=1),  # of so few codes, the scores are exact
+    ],
+    expected_failed_checks=lambda estimator: DO_NOT_APPLY[type(estimator)],
+)
+def test_check_estimator(estimator, check):
+    check(estimator)
