@@ -7,6 +7,7 @@ import struct
 import time
 import zlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -229,6 +230,49 @@ def test_loops_of_links_end_and_no_folder_is_read_twice(tmp_path):
     linked(root / "c" / "self", root / "c")
     # Folders under their own names, as if there were no links: a is b.
     assert numbers_of(whole(datasets.load(root, batch_size=9))) == list(range(6))
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_class_subfolders_are_labels_as_in_keras(tmp_path, monkeypatch, limit):
+    """Sorted names, subfolders within a class, an empty class, and a hidden folder, which is none."""
+    if limit is not None:
+        monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
+    images = numbered(9)
+    for name, begin in (("dogs", 0), ("cats", 3), ("Birds/grey", 6)):
+        save_images(tmp_path / name, images[begin : begin + 3])
+    (tmp_path / "ants").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    theirs = keras.utils.image_dataset_from_directory(
+        tmp_path, image_size=(2, 3), color_mode="grayscale", batch_size=9, shuffle=False, verbose=False
+    )
+    [(their_images, their_labels)] = arrays(theirs)
+    [(ours, labels)] = arrays(datasets.load(tmp_path, batch_size=9, labels=True))
+    assert labels.dtype == np.int32
+    assert dict(zip(numbers_of(ours), labels, strict=True)) == dict(
+        zip(numbers_of(their_images / 255), their_labels, strict=True)
+    )
+
+
+def test_a_class_has_one_number_in_all_splits(tmp_path):
+    """The test images lack the first class, and the images beside the classes of a split have no label."""
+    for name in ("train/a", "train/b", "train/c", "Test/b", "Test/c", "more/a"):
+        save_images(tmp_path / name, numbered(2))
+    for split, expected in (("train", [0, 0, 1, 1, 2, 2]), ("test", [1, 1, 2, 2])):
+        [(_, labels)] = arrays(datasets.load(tmp_path, split, batch_size=9, labels=True))
+        assert labels.tolist() == expected
+    save_images(tmp_path / "more", numbered(1))
+    refused(datasets.NoLabels, "no labels", source=tmp_path, split="more", labels=True)
+
+
+def test_pairs_of_arrays_have_labels():
+    images, labels = numbered(5), np.array([[3], [1], [4], [1], [5]], np.uint8)
+    for given in (labels, labels[:, 0].astype(np.int64)):
+        batches = arrays(datasets.load((images, given), batch_size=2, labels=True))
+        assert np.concatenate([batch for _, batch in batches]).tolist() == [3, 1, 4, 1, 5]
+        same([batch for batch, _ in batches], arrays(datasets.load(images, batch_size=2)))
+    for wrong in (labels[:4], labels[:, 0].astype(float), np.tile(labels, 2), labels.astype(np.int64) + 2**31):
+        refused(ValueError, "the labels of the images", "one for each of the 5 images", source=(images, wrong))
+    refused(TypeError, "source is a tuple", "a pair (images, labels)", source=(images, [1, 2, 3, 4, 5]))
 
 
 def test_a_link_may_be_a_split(tmp_path):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.stats
+from PIL import Image
 
 from tf_isvae import (
     BernoulliLatent,
@@ -338,3 +339,29 @@ def test_without_labels_the_figures_that_need_none_remain():
     figures = evaluation.evaluate(model, unlabelled, unlabelled)
     assert figures["test_images"] == len(IMAGES) and "sure_bits" in figures
     assert not {"retrieval_map_100", "samples_like_one_class", "classes"} & set(figures)
+
+
+def test_labels_of_ones_own_images(tmp_path):
+    """Class subfolders, one grey and one white: clusters and retrieval are measured on them as on any labels."""
+    for split, count in (("train", 12), ("test", 4)):
+        for name, level in (("grey", 90), ("white", 255)):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(np.array([[0, level], [0, level]], np.uint8)).save(folder / f"{i}.png")
+    figures = {}
+    for latent in (BernoulliLatent(2), CategoricalLatent(3)):
+        model = build(latent)
+        data = evaluation.data_for(model, tmp_path)
+        assert data["test"][1].tolist() == [0] * 4 + [1] * 4
+        figures |= evaluation.evaluate(model, **data)
+    assert figures["classes"] == 2 and 0 < figures["retrieval_map_100"] <= 1
+    assert figures["test_like_one_class"] == 1  # the ten nearest of each are of its class
+    # Labels of the test images alone, and less training images than neighbours.
+    images, labels = data["test"]
+    assert {"classes"} == set(evaluation.evaluate(model, (images, labels), (images, None))) & {
+        "classes",
+        "retrieval_map_100",
+        "samples_like_one_class",
+    }
+    assert "samples_like_one_class" not in evaluation.evaluate(model, (images, labels), (images, labels))

@@ -35,7 +35,7 @@ _PREFETCHED = 2  # batches
 
 
 def load(
-    source: str | os.PathLike | np.ndarray,
+    source: str | os.PathLike | np.ndarray | tuple[np.ndarray, np.ndarray],
     split: str = "train",
     *,
     batch_size: int,
@@ -62,13 +62,15 @@ def load(
           28x28 unless `image_size` is given. Every fifth image, 360 in all, is the "test" split, the other
           1,437 are "train". Needs no download.
         - a NumPy array (n, H, W) or (n, H, W, C), uint8 in 0..255 or floating point in [0, 1]. Its only
-          split is "train".
+          split is "train". Or a pair (images, labels) of such an array and of integers (n,), one an image.
         - the path of an `.npz` file with such arrays `x_train`, `x_test` ... (and `y_train` ... for labels),
           one per split; or with `images` (and `labels`), or a single array, as its only split "train".
         - the path of a folder of PNG and JPEG images, searched recursively. Links to folders are followed, and
           a folder that is reached in several ways is read once. If it has subfolders `train` or `test`, in
           capitals or small letters, its splits are its subfolders; otherwise its only split is "train" and has
-          every image. Images are turned upright, as their EXIF orientation says.
+          every image. Images are turned upright, as their EXIF orientation says. If each image of a split lies in a
+          subfolder of it, such as train/cats, these are its classes, and the place of an image's class among their
+          sorted names is its label, as in `keras.utils.image_dataset_from_directory`.
         A path that exists wins over a TFDS name, except over the three names above.
       split: the name of the split; for TFDS also a slice, such as "train[:10%]".
       batch_size: images in a batch. The last batch of an epoch may be smaller.
@@ -94,7 +96,7 @@ def load(
       NoSuchSplit: if the source has no such split.
       NoLabels: if labels is True and the source has none.
       ValueError: if an argument, or what the source holds, is not as described above.
-      TypeError: if `source` is neither a string, a path nor an array.
+      TypeError: if `source` is neither a string, a path, an array nor a pair of arrays.
       FileNotFoundError, PermissionError: if a path does not exist or may not be read or written.
       ConnectionError: if a TFDS data set must be downloaded and cannot be.
 
@@ -154,7 +156,7 @@ def load(
 
 
 def fingerprint(
-    source: str | os.PathLike | np.ndarray,
+    source: str | os.PathLike | np.ndarray | tuple[np.ndarray, np.ndarray],
     split: str = "train",
     *,
     image_size: int | tuple[int, int] | None = None,
@@ -171,7 +173,7 @@ def fingerprint(
     Returns:
       A dictionary of JSON values: "images", their number; "shape", [H, W, C] as `load` returns them; "digest", the
       SHA-256 in hexadecimal digits of
-        - an array: its shape, type and bytes;
+        - an array: its shape, type and bytes, without its labels;
         - an `.npz` file: the names, sizes and CRC-32s of the arrays of the split;
         - a folder: the relative names and the sizes of the image files;
         - TFDS: the name and version, and the names, sizes and ranges of the files of records.
@@ -205,12 +207,16 @@ def _find(source, split, image_size, channels, data_dir) -> tuple[Source, tuple[
     if isinstance(source, np.ndarray):
         check_split("an array", split, ["train"])
         found = Arrays("an array", source)
+    elif isinstance(source, tuple) and len(source) == 2 and all(isinstance(part, np.ndarray) for part in source):
+        check_split("a pair of arrays", split, ["train"])
+        found = Arrays("a pair of arrays", *source)
     elif isinstance(source, (str, os.PathLike)):
         found = _find_by_name(source, split, size, channels, data_dir)
     else:
         raise TypeError(
             f"source is a {type(source).__name__}; it must be the name of a data set ({quoted(_names())} or "
-            "another of TFDS), a NumPy array, or the path of an .npz file or a folder of images."
+            "another of TFDS), a NumPy array, a pair (images, labels) of them, or the path of an .npz file or a "
+            "folder of images."
         )
     return found, size or found.default_size
 

@@ -19,7 +19,7 @@ class Arrays(InMemory):
     Args:
       name: what messages call it.
       images: the array.
-      labels: integers (n,), or None.
+      labels: integers (n,) or (n, 1), or None.
       default_size: as of `Source`.
     """
 
@@ -112,12 +112,14 @@ def _checked(name: str, images: np.ndarray, labels: np.ndarray | None = None) ->
             f"{name} have dtype {images.dtype}; they must be uint8 in 0..255 or floating point in [0, 1]: convert them."
         )
     if labels is not None:
-        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        # (n, 1) is the shape of the labels of keras.datasets.cifar10.
+        fits = labels.shape in (images.shape[:1], (len(images), 1)) and np.issubdtype(labels.dtype, np.integer)
+        if not fits or labels.min() < -(2**31) or labels.max() >= 2**31:
             raise ValueError(
-                f"the labels of {name} have shape {labels.shape} and dtype {labels.dtype}; they must be integers, "
-                f"one for each of the {len(images)} images."
+                f"the labels of {name} have shape {labels.shape} and dtype {labels.dtype}; they must be integers of "
+                f"32 bits, one for each of the {len(images)} images."
             )
-        labels = labels.astype(np.int32)
+        labels = labels.reshape(-1).astype(np.int32)
     return images, labels
 
 

@@ -27,7 +27,11 @@ class _Header(NamedTuple):
 
 
 class Folder(Encoded):
-    """The images of one split, without labels, in the order of their paths.
+    """The images of one split, in the order of their paths.
+
+    They have labels if each lies in a subfolder of the split's folder: the place of that subfolder among the sorted
+    names of all, as in `keras.utils.image_dataset_from_directory`. The subfolders of all splits are counted together,
+    so that a class has one number, also if one of the splits lacks it.
 
     Args:
       path: the folder.
@@ -35,15 +39,16 @@ class Folder(Encoded):
       size, channels: what the images will be converted to. If None, all must have the same.
     """
 
-    has_labels = False
-
     def __init__(self, path: pathlib.Path, split: str, size: tuple[int, int] | None, channels: int | None):
-        self.name = str(_folder_of_split(path, split))
+        folder, splits = _folder_of_split(path, split)
+        self.name = str(folder)
         self._size, self._channels = size, channels
         self._files = _image_files(self.name)
         self.count = len(self._files)
         if not self._files:
             raise ValueError(f"{self.name} holds no images; it must hold files that end in .png, .jpg or .jpeg.")
+        self.has_labels = all(os.sep in os.path.relpath(file, self.name) for file in self._files)
+        self._classes = sorted({name for each in splits for name in _subfolders(each)})
 
     def contents(self):
         return [[os.path.relpath(file, self.name), os.path.getsize(file)] for file in self._files]
@@ -75,6 +80,12 @@ class Folder(Encoded):
         # Decoded to grey only if all are: colours are made grey in `conversion`, in the same way for every source.
         return height, width, max(header.channels for header in headers)
 
+    @functools.cached_property
+    def _labels(self) -> np.ndarray:
+        numbers = {name: number for number, name in enumerate(self._classes)}
+        first_parts = (os.path.relpath(file, self.name).split(os.sep)[0] for file in self._files)
+        return np.array([numbers.get(part, 0) for part in first_parts], np.int32)
+
     def records(self, seed):
         names = tf.constant(self._files)
         order = tf.range(self.count, dtype=tf.int64)
@@ -84,7 +95,8 @@ class Folder(Encoded):
 
     def parse(self, index, records):
         _, orientations = self._headers
-        return (records, tf.gather(orientations, index)), tf.zeros(tf.shape(records), tf.int32)
+        labels = tf.gather(self._labels, index) if self.has_labels else tf.zeros(tf.shape(records), tf.int32)
+        return (records, tf.gather(orientations, index)), labels
 
     def decode(self, encoded):
         height, width, channels = self.shape
@@ -107,20 +119,25 @@ class Folder(Encoded):
         return once.map(read).ignore_errors().concatenate(once.map(fail)).take(1).get_single_element()
 
 
-def _folder_of_split(path: pathlib.Path, split: str) -> pathlib.Path:
-    subfolders = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _subfolders(path: pathlib.Path) -> list[str]:
+    return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _folder_of_split(path: pathlib.Path, split: str) -> tuple[pathlib.Path, list[pathlib.Path]]:
+    """The folder of a split, and those of all splits."""
+    subfolders = _subfolders(path)
     by_name: dict[str, list[str]] = {}
     for subfolder in subfolders:
         by_name.setdefault(subfolder.lower(), []).append(subfolder)
     if not {"train", "test"} & set(by_name):
         check_split(path, split, ["train"])
-        return path
+        return path, [path]
     for same in by_name.values():
         if len(same) > 1:
             raise ValueError(f"{path} has the subfolders {quoted(same)}; it must have one of each split: merge them.")
     if split.lower() not in by_name:
         check_split(path, split, subfolders)
-    return path / by_name[split.lower()][0]
+    return path / by_name[split.lower()][0], [path / name for name in subfolders]
 
 
 def _image_files(root: str) -> list[str]:

@@ -55,7 +55,7 @@ def share_like_one_class(images, train_images, train_labels) -> float:
     Args:
         images: (m, H, W, C).
         train_images: (n, H, W, C), n at least 10; near is what has a small Euclidean distance over all pixels.
-        train_labels: int (n,), 0 or more.
+        train_labels: int (n,).
 
     Returns:
         The share, 0 to 1.
@@ -69,7 +69,8 @@ def share_like_one_class(images, train_images, train_labels) -> float:
 
     nearest = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute")
     nearest.fit(train_images.reshape(len(train_images), -1))
-    labels = train_labels[nearest.kneighbors(images.reshape(len(images), -1), return_distance=False)]
+    numbers = np.unique(train_labels, return_inverse=True)[1]
+    labels = numbers[nearest.kneighbors(images.reshape(len(images), -1), return_distance=False)]
     commonest = np.array([np.bincount(row).max() for row in labels])
     return float((commonest >= NEIGHBOURS - 1).mean())
 

@@ -10,7 +10,7 @@ from tf_isvae import checks, datasets
 from tf_isvae.evaluation.clusters import clustering
 from tf_isvae.evaluation.codes import code_statistics
 from tf_isvae.evaluation.gradients import gradient_variance, variance_by_certainty
-from tf_isvae.evaluation.neighbours import retrieval, share_like_one_class
+from tf_isvae.evaluation.neighbours import NEIGHBOURS, retrieval, share_like_one_class
 from tf_isvae.model import DiscreteVAE, check_model
 
 SAMPLES = 100  # of the bound of ln p(x)
@@ -30,7 +30,7 @@ def evaluate(
     Args:
         model: a DiscreteVAE.
         test: images (n, H, W, C) in [0, 1], and their labels, int (n,), or None.
-        train: the same of training images; used only if there are labels.
+        train: the same of training images; used only if both have labels.
 
     Returns:
         A dict of figures, nats per image unless said otherwise. Those whose names begin with first_1000_ are of the
@@ -45,7 +45,7 @@ def evaluate(
         - sure_bits, unsure_bits, eta_variance_...: `variance_by_certainty` of bits, first 200 images.
         - retrieval_map_100: `retrieval` of bits, the first 1,000 images among the training images.
         - samples_like_one_class, test_like_one_class: `share_like_one_class` of 1,000 samples of the prior and of the
-          first 1,000 test images, if the data has labels.
+          first 1,000 test images, if the data has labels, and there are at least 10 training images.
 
     Raises:
         TypeError, ValueError: the model or the images are not as described.
@@ -83,9 +83,13 @@ def evaluate(
         figures |= {f"cluster_{name}": value for name, value in clustering(clusters, labels).items()}
         figures["classes"] = len(np.unique(labels))
     train_images, train_labels = train
+    if train_labels is None:
+        return figures
     if bits is not None:
         train_bits = latent.bits(model.encode(train_images))
         figures["retrieval_map_100"] = retrieval(train_bits, train_labels, bits[:FEW], labels[:FEW], top=100)
+    if len(train_images) < NEIGHBOURS:
+        return figures
     for name, shown in (("samples", model.generate(FEW, seed=0)), ("test", few)):
         figures[f"{name}_like_one_class"] = share_like_one_class(shown, train_images, train_labels)
     return figures
