@@ -7,8 +7,8 @@ from conftest import ROOT
 
 # A module imports only from those above it.
 ORDER = (
-    *("checks", "files", "_private_apis", "posteriors", "latents", "likelihoods", "estimators", "networks", "model"),
-    "precision",
+    *("checks", "files", "_private_apis", "posteriors", "latents", "likelihoods", "estimators"),
+    *("priors", "networks", "model", "fitting", "precision"),
     *("keras_files", "zoo", "optimizers", "datasets", "evaluation", "callbacks", "plotting", "training"),
     *("wrappers", "export"),
 )

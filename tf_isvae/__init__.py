@@ -21,8 +21,10 @@ from tf_isvae import (
     likelihoods,
     networks,
     optimizers,
+    priors,
     zoo,
 )
+from tf_isvae.fitting import fit_prior
 from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent
 from tf_isvae.model import DiscreteVAE
 
@@ -36,9 +38,11 @@ __all__ = [
     "estimators",
     "evaluation",
     "export",
+    "fit_prior",
     "latents",
     "likelihoods",
     "networks",
     "optimizers",
+    "priors",
     "zoo",
 ]

@@ -60,6 +60,16 @@ class Latent(keras.layers.Layer):
         """q(z|x): batch shape (batch,), event shape (units,), from eta (batch, encoder_units)."""
         raise NotImplementedError(f"{type(self).__name__} must define posterior(logits).")
 
+    def variable_posterior(self, logits: tf.Tensor, needed_by: str) -> posteriors.Posterior:
+        """The distribution of one bit or categorical variable, from its part of eta (n, units // code_units).
+
+        Raises TypeError if z does not consist of such variables.
+        """
+        raise TypeError(
+            f"{needed_by}: the latent is {type(self).__name__}; it must be a BernoulliLatent or CategoricalLatent: "
+            "Factorized and Mixture take any latent."
+        )
+
     def prior(self) -> tfd.Distribution:
         """p(z): batch shape (1,), event shape (units,); uniform, that is eta = 0."""
         return self.posterior(tf.zeros((1, self.encoder_units)))
@@ -174,6 +184,9 @@ class BernoulliLatent(Latent):
     def posterior(self, logits):
         return posteriors.Bits(tf.cast(logits, tf.float32))
 
+    def variable_posterior(self, logits, needed_by):
+        return posteriors.Bits(logits)
+
     def to_codes(self, z):
         return tf.cast(z, tf.int32)
 
@@ -230,6 +243,9 @@ class CategoricalLatent(Latent):
     def posterior(self, logits):
         logits = self._split(tf.cast(logits, tf.float32))
         return posteriors.OneHots(tf.ensure_shape(logits, (*logits.shape[:-2], self.num_variables, self.categories)))
+
+    def variable_posterior(self, logits, needed_by):
+        return posteriors.OneHots(logits[:, None, :])
 
     def to_codes(self, z):
         return tf.argmax(self._split(z), axis=-1, output_type=tf.int32)

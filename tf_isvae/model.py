@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import _private_apis, checks, estimators, latents, likelihoods, networks
+from tf_isvae import _private_apis, checks, estimators, latents, likelihoods, networks, posteriors, priors
 
 # Rows that encode, decode and the like work on at a time, which bounds their memory.
 CHUNK = 1024
@@ -32,7 +32,8 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
 
         loss = -E_q[ln p(x|z)] + KL(q(z|x) || p(z))
 
-    with the estimator's gradient for the first term and the closed form for the second.
+    with the estimator's gradient for the first term and the closed form for the second. A prior whose KL has no closed
+    form takes part in the first: the estimator gets ln p(x|z) + ln p(z), and -H(q) remains in closed form.
 
     `model(images)` gives the mean images decoded from the mode of q (a sample of q with training=True), so
     `model.predict` reconstructs.
@@ -44,6 +45,8 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         estimator: an object of `tf_isvae.estimators`, or a text for `estimators.get`; default
             ImportanceSampling(num_samples=1), the paper's.
         likelihood: an object of `tf_isvae.likelihoods`; default Bernoulli().
+        prior: an object of `tf_isvae.priors`, or the name of one: "uniform" (default, the paper's), "factorized",
+            "autoregressive", "mixture".
         kl_weight: the weight of the KL term in training, positive; above 1 a beta-VAE (Higgins et al. 2017). The logs
             and the ELBO always have weight 1.
         seed: integer from which all noise is drawn; default one from Python's `random`, as Keras layers do, so that
@@ -73,6 +76,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         *,
         estimator: str | Callable | None = None,
         likelihood: likelihoods.Likelihood | None = None,
+        prior: str | priors.Prior | None = None,
         kl_weight: float = 1.0,
         seed: int | None = None,
         **kwargs,
@@ -90,6 +94,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         self.estimator = estimators.ImportanceSampling() if estimator is None else estimators.get(estimator)
         estimators.check(self.estimator, latent)
         self.likelihood = likelihood
+        self.prior = priors.get("uniform" if prior is None else prior).build_for(latent)
         self.seed = random.randint(0, 2**31 - 1) if seed is None else checks.integer("seed", seed, None)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.image_shape = tuple(encoder.input_shape[1:])
@@ -123,7 +128,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         A resumed run thus draws what the uninterrupted one would have drawn, and no two replicas draw the same.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        seed = tf.random.experimental.stateless_fold_in(_stateless(self.seed), tf.cast(step, tf.int32))
+        seed = tf.random.experimental.stateless_fold_in(priors.stateless_seed(self.seed), tf.cast(step, tf.int32))
         return tf.random.experimental.stateless_fold_in(seed, replica)
 
     def log_likelihood_of(self, images, training: bool = False) -> estimators.LogLikelihood:
@@ -139,12 +144,23 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
 
         return log_likelihood
 
-    def _elbo_terms(self, images, seed, training: bool = False) -> tuple[estimators.Estimate, tf.Tensor]:
-        """The two terms of eq. 1, per image: the estimate of E_q[ln p(x|z)], and the KL (batch,) in nats."""
+    def _elbo_terms(self, images, seed, training: bool = False, kl_weight=1.0) -> tuple[estimators.Estimate, tf.Tensor]:
+        """The two terms of eq. 1, per image: the estimate of E_q[ln p(x|z)], and the KL (batch,) in nats.
+
+        The gradient of kl_weight * KL - surrogate is that of the loss.
+        """
         images = tf.cast(images, tf.float32)
         posterior = self.latent.posterior(self.encoder(images, training=training))
-        estimate = self.estimator(posterior, self.log_likelihood_of(images, training), seed)
-        return estimate, self.latent.kl(posterior)
+        log_likelihood = self.log_likelihood_of(images, training)
+        kl = self.prior.kl(posterior)
+        if kl is not None:
+            return self.estimator(posterior, log_likelihood, seed), kl
+        # KL = -H(q) - E_q[ln p(z)]. The gradient of its second part comes from the estimator, within the surrogate; its
+        # value from the estimator too, which takes the same samples for the same seed.
+        joint = self.estimator(posterior, lambda z: log_likelihood(z) + kl_weight * self.prior.log_prob(z), seed)
+        log_prior = tf.stop_gradient(self.estimator(posterior, self.prior.log_prob, seed).value)
+        kl = posteriors.of(posterior).negative_entropy() - log_prior
+        return estimators.Estimate(joint.value - kl_weight * log_prior, joint.surrogate), kl
 
     def _update_metrics(self, estimate, kl) -> dict:
         for tracker, values in zip(self._trackers, (kl - estimate.value, estimate.value, kl), strict=True):
@@ -166,8 +182,9 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             global_batch = replica.all_reduce(tf.distribute.ReduceOp.SUM, global_batch)
         seed = self.noise_seed(_private_apis.batches_seen(self.optimizer))
         with tf.GradientTape() as tape:
-            estimate, kl = self._elbo_terms(images, seed, training=True)
-            loss = tf.reduce_sum(self.kl_weight * self.kl_annealing * kl - estimate.surrogate) / global_batch
+            kl_weight = self.kl_weight * self.kl_annealing
+            estimate, kl = self._elbo_terms(images, seed, training=True, kl_weight=kl_weight)
+            loss = tf.reduce_sum(kl_weight * kl - estimate.surrogate) / global_batch
             if self.losses:  # regularisers of the user's networks, in the dtypes of their layers
                 regularisation = tf.add_n([tf.cast(term, tf.float32) for term in self.losses])
                 loss += regularisation / replica.num_replicas_in_sync
@@ -235,7 +252,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
     def generate(self, n: int, seed: int | None = None) -> np.ndarray:
         """Mean images of n samples of the prior p(z): (n, H, W, C) in [0, 1]. `seed` fixes the samples."""
         n = checks.integer("generate: n", n)
-        z = self.latent.prior().sample(n, seed=self._fresh_seed(seed))[:, 0]
+        z = self.prior.sample(n, seed=self._fresh_seed(seed))
         return self.decode(self.latent.to_codes(z).numpy())
 
     def elbo(self, images, seed: int | None = None) -> np.ndarray:
@@ -302,7 +319,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
     @tf.function(reduce_retracing=True)
     def _exact_log_likelihood(self, images):
         z = self.latent.from_codes(self.latent.all_codes())
-        log_joint = self.log_likelihood_of(images)(z[:, None]) + self.latent.prior().log_prob(z)[:, None]
+        log_joint = self.log_likelihood_of(images)(z[:, None]) + self.prior.log_prob(z)[:, None]
         return tf.reduce_logsumexp(log_joint, axis=0)
 
     @tf.function(reduce_retracing=True)
@@ -310,7 +327,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         q = self.latent.posterior(self.encoder(images, training=False))
         z = q.sample(num_samples, seed=seed)
         # A batch of one image would be read as "each z with every image"; for it, that is the same.
-        log_weights = self.log_likelihood_of(images)(z) + self.latent.prior().log_prob(z) - q.log_prob(z)
+        log_weights = self.log_likelihood_of(images)(z) + self.prior.log_prob(z) - q.log_prob(z)
         return tf.reduce_logsumexp(log_weights, axis=0) - tf.math.log(tf.cast(num_samples, tf.float32))
 
     def _in_chunks(self, function, rows, *args, chunk: int = CHUNK, seed=None) -> np.ndarray:
@@ -328,12 +345,24 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         """A stateless seed, int32 (2,): from the integer, or the next one of the model's own generator."""
         if seed is None:
             return tf.cast(self.seed_generator.next(), tf.int32)
-        return _stateless(checks.integer("seed", seed, None))
+        return priors.stateless_seed(seed)
+
+    def with_prior(self, prior: str | priors.Prior) -> DiscreteVAE:
+        """A model of the same networks with another prior, not compiled. The networks are shared, not copied.
+
+        Example:
+            >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3).with_prior("autoregressive")
+            >>> type(model.prior).__name__
+            'Autoregressive'
+        """
+        parts = {"estimator": self.estimator, "likelihood": self.likelihood, "name": self.name, "seed": self.seed}
+        kl_weight = float(keras.ops.convert_to_numpy(self.kl_weight))
+        return type(self)(self.encoder, self.latent, self.decoder, prior=prior, kl_weight=kl_weight, **parts)
 
     # --- serialisation ------------------------------------------------------------------------------------------
 
     def get_config(self) -> dict:
-        parts = ("encoder", "latent", "decoder", "estimator", "likelihood")
+        parts = ("encoder", "latent", "decoder", "estimator", "likelihood", "prior")
         serialise = keras.saving.serialize_keras_object
         return {
             "name": self.name,
@@ -351,11 +380,6 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
                 for key, value in config.items()
             }
         )
-
-
-def _stateless(seed: int) -> tf.Tensor:
-    """An integer of any size as a stateless seed, int32 (2,)."""
-    return tf.constant([seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF], tf.int32)
 
 
 def only_images(data):

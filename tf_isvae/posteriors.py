@@ -106,6 +106,10 @@ class Posterior:
         """
         return tf.reduce_mean(weights * self.log_prob(z), axis=0)
 
+    def negative_entropy(self) -> tf.Tensor:
+        """-H(q) = E_q[ln q(z|x)], (batch,) nats, in closed form."""
+        return -self.entropy()
+
     def bounded(self) -> Posterior:
         """The same distribution in float32, with logits whose KL LiteRT computes without overflow."""
         return self
@@ -164,7 +168,7 @@ class Other(Posterior):
 
     def __init__(self, distribution: tfd.Distribution):
         self.distribution = distribution
-        self.sample, self.log_prob = distribution.sample, distribution.log_prob
+        self.sample, self.log_prob, self.entropy = distribution.sample, distribution.log_prob, distribution.entropy
         self.reparameterization_type = distribution.reparameterization_type
 
     def stop_gradient(self):
@@ -240,6 +244,12 @@ class Bits(_Discrete, tfd.Independent):
         gradient = tf.reduce_mean(weights[..., None] * (z - tf.stop_gradient(tf.sigmoid(self.logits))), axis=0)
         return tf.reduce_sum(gradient * self.logits, axis=-1)
 
+    def negative_entropy(self):
+        # From operations that LiteRT has, unlike TFP's.
+        log_ones, log_zeros = tf.math.log_sigmoid(self.logits), tf.math.log_sigmoid(-self.logits)
+        ones = tf.sigmoid(self.logits)
+        return tf.reduce_sum(ones * log_ones + (1 - ones) * log_zeros, axis=-1)
+
     def bounded(self):
         return Bits(tf.clip_by_value(self.logits, -_LARGEST_LOGIT, _LARGEST_LOGIT))
 
@@ -308,6 +318,9 @@ class OneHots(_Discrete, tfd.TransformedDistribution):
 
     def stop_gradient(self):
         return OneHots(tf.stop_gradient(self.logits))
+
+    def negative_entropy(self):
+        return tf.reduce_sum(tf.nn.softmax(self.logits) * tf.nn.log_softmax(self.logits), axis=[-2, -1])
 
     def relaxation(self, needed_by):
         return Relaxation(self.logits, self._flat, self._split)

@@ -143,6 +143,7 @@ def build(
     *,
     estimator=None,
     likelihood=None,
+    prior=None,
     seed: int | None = None,
 ) -> DiscreteVAE:
     """An untrained DiscreteVAE of the paper's table 1, with the best estimator known for its latent.
@@ -157,7 +158,7 @@ def build(
             Default the paper's: 50 bits, 100 categories; or 50 Gaussians.
         estimator: as `estimators.get` takes it: an object, or text such as "ARMS:4". Default DisARM() for bits,
             Enumerated() for categories (LeaveOneOut() beyond 4,096 codes), Reparameterized() for fc_vae.
-        likelihood, seed: as for DiscreteVAE. (keras.utils.set_random_seed fixes the initial weights.)
+        likelihood, prior, seed: as for DiscreteVAE. (keras.utils.set_random_seed fixes the initial weights.)
 
     Returns:
         A DiscreteVAE, not compiled.
@@ -183,6 +184,7 @@ def build(
         row.decoder(latent.units, (*grid, likelihood.output_channels(channels))),
         estimator=estimators.get(row.estimator(latent_dim) if estimator is None else estimator),
         likelihood=likelihood,
+        prior=prior,
         seed=seed,
         name=name,
     )

@@ -178,7 +178,7 @@ def _calibration_feeds(model: DiscreteVAE, images: np.ndarray) -> Iterator[tuple
     for i in range(0, len(images), _CALIBRATION_BATCH):
         batch = images[i : i + _CALIBRATION_BATCH]
         noise = rng.uniform(1e-6, 1 - 1e-6, (len(batch), model.latent.units)).astype(np.float32)
-        prior = model.latent.to_codes(model.latent.prior().sample(len(batch), seed=(0, i))[:, 0]).numpy()
+        prior = model.latent.to_codes(model.prior.sample(len(batch), seed=tf.constant([0, i]))).numpy()
         yield "encode", {"images": batch}
         yield "decode", {"codes": model.encode(batch)}
         yield "decode", {"codes": prior}

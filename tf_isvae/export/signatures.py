@@ -6,8 +6,9 @@
 | decode | codes | images float32; logits float32, the decoder's output |
 | reconstruct | images | images, codes (through the mode of q) |
 | generate | seed int32 (n, 2) | images, codes of a sample of the prior |
-| score | images, seed | elbo, log_likelihood of one sample of q, kl (closed form); float32 (n,), nats |
+| score | images, seed | elbo, log_likelihood of one sample of q, kl; float32 (n,), nats |
 
+The KL is in closed form, or of the same sample if the prior has none.
 Codes are int32 (n, units or variables); with Gaussian latents float32. In LiteRT, which has no stateless random
 numbers, `noise` float32 (n, units), uniform in (0, 1), takes the place of `seed`. A row's seed alone determines its
 noise, whatever the batch and whenever the model was loaded. `bad_input` says what becomes of other values and shapes.
@@ -96,7 +97,7 @@ def signatures(model: DiscreteVAE, for_litert: bool = False) -> dict[str, tf.typ
         return {"images": likelihood.mean(output(codes)), "codes": codes}
 
     def generate(noise):
-        codes = named_codes(latent.to_codes(posteriors.of(latent.prior()).sample_from(uniform(noise), "export")))
+        codes = named_codes(latent.to_codes(model.prior.sample_from(uniform(noise))))
         return {"images": likelihood.mean(output(codes)), "codes": codes}
 
     def score(images, noise):
@@ -106,7 +107,9 @@ def signatures(model: DiscreteVAE, for_litert: bool = False) -> dict[str, tf.typ
             q = q.bounded()
         z = q.sample_from(uniform(noise), "export")
         log_likelihood = likelihood.log_prob(model.decoder(z, training=False), images)
-        kl = latent.kl(q)
+        kl = model.prior.kl(q)
+        if kl is None:  # of the same sample
+            kl = q.negative_entropy() - model.prior.log_prob(z)
         return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
 
     images = Input(tf.TensorSpec((None, *image_shape), tf.float32, name="images"), 0, 1, "in [0, 1]")
@@ -144,7 +147,9 @@ def write(model: DiscreteVAE, graphs: dict, path: str | os.PathLike) -> None:
     """Writes the graphs, `signatures(model)`, as a SavedModel at `path`."""
     module = tf.Module()
     # Only what inference needs, once: neither the optimizer's state nor generators of noise.
-    module.weights = [variable.value for part in (model.encoder, model.decoder) for variable in part.variables]
+    module.weights = [
+        variable.value for part in (model.encoder, model.decoder, model.prior) for variable in part.variables
+    ]
     # Without gradients of the operations, which only training would use.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     tf.saved_model.save(module, str(path), {**graphs, "serving_default": graphs["encode"]}, options)

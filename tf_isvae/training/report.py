@@ -22,7 +22,7 @@ def metrics(recorder: Recorder) -> dict:
         **{name: value for name, value in last.items() if name != "epoch"},
         "epochs": last["epoch"],
         "steps": recorder.step,
-        "parameters": model.encoder.count_params() + model.decoder.count_params(),
+        "parameters": sum(part.count_params() for part in (model.encoder, model.decoder, model.prior)),
         "seconds": round(recorder.seconds[-1], 3),
     }
 

@@ -1,0 +1,352 @@
+"""What p(z) is: layers that give ln p(z), samples, and the KL where it has a closed form.
+
+`Uniform` is the paper's. Real codes fill a small, strongly dependent part of all codes, of which a uniform prior knows
+nothing: it wastes nats, and what the decoder makes of its samples is a mixture of several things. The others learn
+where the codes are.
+
+    prior            p(z)                                                KL(q || p)   for
+    Uniform          the latent's own: uniform, standard normal         closed       any latent
+    Factorized       independent entries, each with a learned eta        closed       any latent
+    Autoregressive   each entry given those before it, a MADE            sampled      bits and categories
+    Mixture          of factorised components                           sampled      any latent
+
+A prior is made for a latent by `build_for`, which DiscreteVAE calls. With a KL that is sampled, the entropy of q stays
+in closed form, and the model's estimator gets ln p(x|z) + ln p(z).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_isvae import checks, posteriors
+from tf_isvae.latents import Latent
+
+tfd = tfp.distributions
+
+# Rows that `sample` works on at a time: what it keeps of them stays in the processor's cache.
+_CHUNK = 512
+# The least and the greatest number of uniform noise: neither 0 nor 1 in float32.
+_LEAST, _GREATEST = 2.0**-24, 1 - 2.0**-24
+
+
+def stateless_seed(seed) -> tf.Tensor:
+    """An integer of any size as a stateless seed, int32 (2,); such a seed itself is returned as it is."""
+    if isinstance(seed, tf.Tensor):
+        return seed
+    seed = checks.integer("seed", seed, None)
+    return tf.constant([seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF], tf.int32)
+
+
+class Prior(keras.layers.Layer):
+    """What the priors share: they are made for a latent, and sampled from uniform noise.
+
+    A prior of one's own defines `_make`, `log_prob` and `sample_from`; and `kl`, if that has a closed form.
+    """
+
+    def __init__(self, **kwargs):
+        # Log-probabilities stay in float32 under any precision policy.
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.latent = None
+
+    def build_for(self, latent: Latent) -> Prior:
+        """Makes the weights for z of this latent, if they are not made yet; returns the prior itself.
+
+        Raises:
+            ValueError: the prior has been made for a latent of another kind or size.
+            TypeError: there is no such prior for this latent.
+
+        Example:
+            >>> prior = priors.Factorized().build_for(BernoulliLatent(2))
+            >>> round(float(prior.log_prob(tf.constant([0.0, 1.0]))[0]), 3)  # -2 ln 2, before it has learned
+            -1.386
+        """
+        if self.latent is not None:
+            mine, theirs = (_kind(each) for each in (self.latent, latent))
+            if mine != theirs:
+                raise ValueError(
+                    f"prior is {type(self).__name__} for {mine}; it must be for {theirs}, as the model's latent is: "
+                    "give a new one."
+                )
+            return self
+        self._make(latent)
+        self.latent = latent
+        self.built = True
+        return self
+
+    def _make(self, latent: Latent) -> None:
+        """Makes the weights."""
+
+    def _built_for(self) -> Latent:
+        if self.latent is None:
+            raise ValueError(
+                f"prior is {type(self).__name__} without a latent; it must be made for one: "
+                "give it to DiscreteVAE(prior=), or call its build_for(latent)."
+            )
+        return self.latent
+
+    def log_prob(self, z: tf.Tensor) -> tf.Tensor:
+        """ln p(z), float32 (...) in nats, of z (..., units)."""
+        raise NotImplementedError(f"{type(self).__name__} must define log_prob(z).")
+
+    def kl(self, q: tfd.Distribution) -> tf.Tensor | None:
+        """KL(q(z|x) || p(z)) in closed form: (batch,) nats. None if there is none, and ln p(z) must be sampled."""
+        return None
+
+    def sample_from(self, uniform: tf.Tensor) -> tf.Tensor:
+        """Samples z (n, units) made from uniform numbers in (0, 1), (n, units), and operations that LiteRT has."""
+        raise NotImplementedError(f"{type(self).__name__} must define sample_from(uniform).")
+
+    def sample(self, n: int, seed) -> tf.Tensor:
+        """n samples z, float32 (n, units); `seed` is an integer, or a stateless seed, int32 (2,)."""
+        n = checks.integer("sample: n", n)
+        shape = (n, self._built_for().units)
+        uniform = tf.maximum(tf.random.stateless_uniform(shape, stateless_seed(seed)), _LEAST)
+        return tf.concat([self._sample_from(uniform[i : i + _CHUNK]) for i in range(0, n, _CHUNK)], axis=0)
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def _sample_from(self, uniform):
+        return self.sample_from(uniform)
+
+
+def _kind(latent: Latent) -> str:
+    codes = "real codes" if latent.code_values is None else f"codes of {latent.code_values} values"
+    return f"{type(latent).__name__} with {latent.code_units} {codes}"
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class Uniform(Prior):
+    """The latent's own prior: uniform over all codes, the paper's; standard normal for Gaussians. Nothing to learn.
+
+    Example:
+        >>> prior = priors.Uniform().build_for(BernoulliLatent(3))
+        >>> prior.sample(4, seed=0).shape
+        TensorShape([4, 3])
+    """
+
+    def log_prob(self, z):
+        return self._built_for().prior().log_prob(z)
+
+    def kl(self, q):
+        return self._built_for().kl(q)
+
+    def sample(self, n, seed):
+        return self._built_for().prior().sample(checks.integer("sample: n", n), seed=stateless_seed(seed))[:, 0]
+
+    def sample_from(self, uniform):
+        return posteriors.of(self._built_for().prior()).sample_from(uniform, "export")
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class Factorized(Prior):
+    """Independent entries of z, each with natural parameters of its own that are learned: eta (1, encoder_units).
+
+    For one Categorical, this is every prior that there is. It begins as the uniform prior (for Gaussians, with mean 0
+    and standard deviation ln 2).
+
+    Example:
+        >>> prior = priors.Factorized().build_for(CategoricalLatent(4))
+        >>> prior.trainable_weights[0].assign([[0.0, 0.0, 0.0, 9.0]])  # doctest: +ELLIPSIS
+        <...>
+        >>> CategoricalLatent(4).to_codes(prior.sample(3, seed=0)).numpy().ravel().tolist()
+        [3, 3, 3]
+    """
+
+    def _make(self, latent):
+        self.eta = self.add_weight(name="eta", shape=(1, latent.encoder_units), initializer="zeros")
+
+    def _distribution(self) -> tfd.Distribution:
+        return self._built_for().posterior(tf.convert_to_tensor(self.eta))
+
+    def log_prob(self, z):
+        return self._distribution().log_prob(z)
+
+    def kl(self, q):
+        return tfd.kl_divergence(q, self._distribution())
+
+    def sample_from(self, uniform):
+        return posteriors.of(self._distribution()).sample_from(uniform, "export")
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class Autoregressive(Prior):
+    """p(z) = prod_v p(z_v | z_1 ... z_v-1), all conditionals by one network of masked dense layers (MADE).
+
+    z_v is a bit, or a categorical variable. A hidden unit of degree d sees z_1 ... z_d only, and the logits of z_v see
+    hidden units of degrees below v, and z_1 ... z_v-1 directly. It begins as the uniform prior.
+
+    To sample costs no more than to take ln p(z) once: the hidden units are sorted by degree, and as z_v becomes known,
+    those of degree v are computed, once, and no others.
+
+    Args:
+        hidden: the widths of the hidden layers (relu).
+
+    Raises:
+        ValueError: a width is not a positive integer. TypeError, when it is made for a latent: z is not discrete.
+
+    Example:
+        >>> prior = priors.Autoregressive(hidden=(8,)).build_for(BernoulliLatent(3))
+        >>> z = BernoulliLatent(3).from_codes(BernoulliLatent(3).all_codes())
+        >>> round(float(tf.reduce_sum(tf.exp(prior.log_prob(z)))), 5)
+        1.0
+
+    References:
+        Germain, Gregor, Murray & Larochelle, "MADE: masked autoencoder for distribution estimation", 2015,
+        arXiv:1502.03509.
+    """
+
+    def __init__(self, hidden: Sequence[int] = (512, 512), **kwargs):
+        super().__init__(**kwargs)
+        widths = hidden if isinstance(hidden, (tuple, list)) else (hidden,)
+        self.hidden = tuple(checks.integer("Autoregressive: hidden", width) for width in widths)
+
+    def _make(self, latent):
+        self._width = latent.units // latent.code_units
+        latent.variable_posterior(tf.zeros((1, self._width)), "Autoregressive")  # raises if z has no such variables
+        # Degrees are counted from 0: an input has that of its variable, and a unit sees the degrees up to its own.
+        of_unit = np.repeat(np.arange(latent.code_units), self._width)
+        self._degrees = [np.arange(width) * max(latent.code_units - 1, 1) // width for width in self.hidden]
+        self._masks, self._kernels, self._biases = [], [], []
+        below = of_unit
+        for i, degrees in enumerate(self._degrees):
+            self._masks.append(np.float32(below[:, None] <= degrees))
+            self._kernels.append(self.add_weight(name=f"kernel_{i}", shape=(len(below), len(degrees))))
+            self._biases.append(self.add_weight(name=f"bias_{i}", shape=(len(degrees),), initializer="zeros"))
+            below = degrees
+        # With all of these at 0, every logit is.
+        self._output_mask = np.float32(below[:, None] < of_unit)
+        self._direct_mask = np.float32(of_unit[:, None] < of_unit)
+        units = latent.units
+        self._output = self.add_weight(name="output", shape=(len(below), units), initializer="zeros")
+        self._direct = self.add_weight(name="direct", shape=(units, units), initializer="zeros")
+        self._bias = self.add_weight(name="bias", shape=(units,), initializer="zeros")
+
+    def logits(self, z: tf.Tensor) -> tf.Tensor:
+        """The natural parameters (n, units) of every entry of z (n, units), given those before it."""
+        self._built_for()
+        h = z
+        for kernel, bias, mask in zip(self._kernels, self._biases, self._masks, strict=True):
+            h = tf.nn.relu(tf.matmul(h, kernel * mask) + bias)
+        return (
+            tf.matmul(h, self._output * self._output_mask) + tf.matmul(z, self._direct * self._direct_mask) + self._bias
+        )
+
+    def log_prob(self, z):
+        latent = self._built_for()
+        rows = tf.reshape(z, (-1, latent.units))
+        return tf.reshape(latent.posterior(self.logits(rows)).log_prob(rows), tf.shape(z)[:-1])
+
+    def sample_from(self, uniform):
+        latent, width = self._built_for(), self._width
+        output, direct, bias = (tf.convert_to_tensor(each) for each in (self._output, self._direct, self._bias))
+        kernels, biases = ([tf.convert_to_tensor(each) for each in part] for part in (self._kernels, self._biases))
+        z, known = None, [None] * len(self.hidden)
+        for v in range(latent.code_units):
+            own = slice(v * width, (v + 1) * width)
+            logits = tf.zeros_like(uniform[:, own]) + bias[own]
+            if v:
+                below = z
+                for i, degrees in enumerate(self._degrees):
+                    begin, end = np.searchsorted(degrees, [v - 1, v])
+                    if end > begin:
+                        # What these units see is just what is known: no mask is needed.
+                        new = tf.matmul(below, kernels[i][: below.shape[1], begin:end]) + biases[i][begin:end]
+                        known[i] = _append(known[i], tf.nn.relu(new))
+                    below = known[i]
+                logits += tf.matmul(z, direct[: v * width, own])
+                if below is not None:
+                    logits += tf.matmul(below, output[: below.shape[1], own])
+            z = _append(z, latent.variable_posterior(logits, "Autoregressive").sample_from(uniform[:, own], "export"))
+        return z
+
+    def get_config(self):
+        return {**super().get_config(), "hidden": list(self.hidden)}
+
+
+def _append(known: tf.Tensor | None, new: tf.Tensor) -> tf.Tensor:
+    return new if known is None else tf.concat([known, new], axis=1)
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class Mixture(Prior):
+    """p(z) = sum_k w_k p_k(z), with components p_k of the latent's kind whose entries are independent.
+
+    For Gaussians, a mixture of diagonal Gaussians; for bits, of Bernoullis. Weights and natural parameters are learned.
+
+    Args:
+        components: how many.
+
+    Raises:
+        ValueError: it is not a positive integer.
+
+    Example:
+        >>> prior = priors.Mixture(components=3).build_for(GaussianLatent(2))
+        >>> prior.log_prob(tf.zeros((5, 2))).shape
+        TensorShape([5])
+    """
+
+    def __init__(self, components: int = 100, **kwargs):
+        super().__init__(**kwargs)
+        self.components = checks.integer("Mixture: components", components)
+
+    def _make(self, latent):
+        self.weight_logits = self.add_weight(name="weight_logits", shape=(self.components,), initializer="zeros")
+        # They must differ, or they would stay the same.
+        differ = keras.initializers.RandomNormal(stddev=1.0)
+        self.eta = self.add_weight(name="eta", shape=(self.components, latent.encoder_units), initializer=differ)
+
+    def log_prob(self, z):
+        each = self._built_for().posterior(tf.convert_to_tensor(self.eta)).log_prob(z[..., None, :])
+        return tf.reduce_logsumexp(tf.nn.log_softmax(self.weight_logits) + each, axis=-1)
+
+    def sample_from(self, uniform):
+        latent = self._built_for()
+        # The first number chooses the component: the one into whose share of (0, 1) it falls. Where in that share it
+        # lies is a uniform number again.
+        weights = tf.nn.softmax(self.weight_logits)[None]
+        ends = tf.cumsum(weights, axis=1)
+        chosen = tf.one_hot(tf.reduce_sum(tf.cast(uniform[:, :1] >= ends[:, :-1], tf.int32), axis=1), self.components)
+        share = tf.reduce_sum(chosen * weights, axis=1, keepdims=True)
+        begin = tf.reduce_sum(chosen * (ends - weights), axis=1, keepdims=True)
+        first = tf.clip_by_value((uniform[:, :1] - begin) / share, _LEAST, _GREATEST)
+        q = posteriors.of(latent.posterior(tf.matmul(chosen, tf.convert_to_tensor(self.eta))))
+        return q.sample_from(tf.concat([first, uniform[:, 1:]], axis=1), "export")
+
+    def get_config(self):
+        return {**super().get_config(), "components": self.components}
+
+
+_BY_NAME = {cls.__name__.lower(): cls for cls in (Uniform, Factorized, Autoregressive, Mixture)}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `get` takes.
+
+    Example:
+        >>> priors.names()
+        ('uniform', 'factorized', 'autoregressive', 'mixture')
+    """
+    return tuple(_BY_NAME)
+
+
+def get(prior: str | Prior) -> Prior:
+    """The prior that a text names, with its default size; a prior itself is returned as it is.
+
+    Raises:
+        ValueError: a text that names none. TypeError: something else.
+
+    Example:
+        >>> priors.get("autoregressive").hidden
+        (512, 512)
+    """
+    if isinstance(prior, str):
+        return _BY_NAME[checks.one_of("prior", prior, _BY_NAME)]()
+    if not isinstance(prior, Prior):
+        raise TypeError(
+            f"prior is {prior!r}; it must be an object of tf_isvae.priors, or the name of one: {', '.join(_BY_NAME)}."
+        )
+    return prior
