@@ -1,6 +1,5 @@
 """Functions that several test files use; fixtures are in conftest.py."""
 
-import contextlib
 import importlib
 import os
 import signal
@@ -10,11 +9,16 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
+
+from tf_isvae.precision import cap_below_bfloat16
 
 ROOT = Path(__file__).resolve().parents[1]
 # What pytest itself changes from one phase of a test to the next.
 PYTEST_VARIABLES = ("PYTEST_CURRENT_TEST",)
+# For a test that multiplies in bfloat16, which would end its process.
+needs_bfloat16 = pytest.mark.skipif(cap_below_bfloat16() is not None, reason=f"{cap_below_bfloat16()}: no bfloat16")
 
 
 def tfds_has(name):
@@ -37,17 +41,6 @@ def one_line(text, *parts):
     assert text and "\n" not in text and len(text) < 700 and "Traceback" not in text and "user code" not in text, text
     for part in parts:
         assert str(part) in text, text
-
-
-@contextlib.contextmanager
-def precision(policy):
-    """What is built inside computes in this precision."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def call_program(connection, program, arguments, devices):

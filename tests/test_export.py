@@ -15,7 +15,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import tensorflow as tf
-from helpers import ROOT, one_line, precision
+from helpers import ROOT, needs_bfloat16, one_line
 
 from tf_isvae import (
     BernoulliLatent,
@@ -31,7 +31,7 @@ from tf_isvae import (
 )
 from tf_isvae.export import formats, serving, signatures
 from tf_isvae.export.versions import new_version
-from tf_isvae.precision import in_precision
+from tf_isvae.precision import in_precision, layers_in
 
 # DESIGN of the signatures, by hand: name -> (inputs, outputs) of (dtype, shape after the batch).
 SEED = ("int32", [2])
@@ -65,7 +65,7 @@ def dense(latent, shape=(4, 3, 2), **kwargs):
 
 
 def build_bfloat16():
-    with precision("mixed_bfloat16"):
+    with layers_in("mixed_bfloat16"):
         return dense(BernoulliLatent(6))
 
 
@@ -132,6 +132,7 @@ def test_cards_say_what_is_computed_in(served, name):
     assert json.loads((served[1] / name / "metadata.json").read_text())["model"]["precision"] == "float32"
 
 
+@needs_bfloat16
 def test_a_model_trained_in_bfloat16_is_exported_in_float32(served, tmp_path):
     """The file computes what a model built in float32 with the same weights computes, bit for bit; unless asked."""
     models, folder, _, _ = served

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from helpers import one_line, precision
+from helpers import one_line
 
 from tf_isvae import BernoulliLatent, CategoricalLatent, DiscreteVAE, GaussianLatent, networks
+from tf_isvae.precision import layers_in
 
 tfd = tfp.distributions
 
@@ -75,7 +76,7 @@ def test_prior_is_uniform(latent):
 
 @pytest.fixture(params=["float32", "mixed_bfloat16"])
 def policy(request):
-    with precision(request.param):
+    with layers_in(request.param):
         yield keras.config.dtype_policy()
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.special
 import tensorflow as tf
-from helpers import precision
+from helpers import needs_bfloat16
 
 from tf_isvae import (
     BernoulliLatent,
@@ -19,6 +19,7 @@ from tf_isvae import (
     zoo,
 )
 from tf_isvae.export.litert import _analysis, _operations
+from tf_isvae.precision import layers_in
 
 Interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed").Interpreter
 
@@ -250,9 +251,10 @@ def test_the_kl_of_extreme_logits_of_every_kind(latent, eta, tmp_path):
     np.testing.assert_allclose(found["kl"], np.full(5, expected), rtol=1e-5, atol=1e-5)
 
 
+@needs_bfloat16
 def test_a_model_in_bfloat16(images, tmp_path):
     """LiteRT computes in float32 with the same weights: bits differ only if a logit is about 0."""
-    with precision("mixed_bfloat16"):
+    with layers_in("mixed_bfloat16"):
         model = zoo.build("cnn_bvae", images[1].shape[1:], 8)
     interpreter = Interpreter(model_path=str(export.litert(model, tmp_path / "m.tflite")))
     found = run(interpreter, "encode", images=images[1][:200])

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import one_line, precision
+from helpers import needs_bfloat16, one_line
 
 import tf_isvae.model
 from tf_isvae import (
@@ -23,7 +23,7 @@ from tf_isvae import (
     networks,
     zoo,
 )
-from tf_isvae.precision import in_precision
+from tf_isvae.precision import in_precision, layers_in
 
 SHAPE = (2, 2, 1)
 
@@ -176,14 +176,16 @@ def test_regulariser_losses_train_but_are_not_logged():
     assert regularised_history == history
 
 
-@pytest.mark.parametrize("policy, rounding", [("mixed_bfloat16", 2**-8), ("float64", 2**-23)])
+@pytest.mark.parametrize(
+    "policy, rounding", [pytest.param("mixed_bfloat16", 2**-8, marks=needs_bfloat16), ("float64", 2**-23)]
+)
 def test_regularisers_of_any_dtype(policy, rounding):
     """Penalties of a layer's kernel and of its outputs come in its dtypes; the loss is float32. An encoder of weights 0
     and constant outputs b: its outputs' penalty l |b|^2 moves b by a further -2 l b per unit of learning rate."""
     penalty, rate, images = 0.05, 0.5, random_images()
     moved = []
     for regularised in (False, True):
-        with precision(policy):
+        with layers_in(policy):
             options = {}
             if regularised:
                 options = {f"{part}_regularizer": keras.regularizers.L2(penalty) for part in ("activity", "kernel")}
@@ -605,6 +607,7 @@ def test_lists_and_tensors_are_images_too(ready):
     assert np.isfinite(fit(compiled(), tf.constant(GOOD))["loss"]).all()
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("name", ["fc_bvae", "cnn_cvae"])
 def test_mixed_precision(name):
     """bfloat16 products, float32 logs, within the 3 digits of bfloat16 of the same float32 model.
@@ -612,7 +615,7 @@ def test_mixed_precision(name):
     Not on smaller images: oneDNN leaves the weights of a strided bfloat16 convolution that meet only the padding
     of a 1x1 grid with arbitrary gradients.
     """
-    with precision("mixed_bfloat16"):
+    with layers_in("mixed_bfloat16"):
         model = zoo.build(name, (16, 16, 1), 4, seed=0)
     assert all(v.dtype == "float32" for v in model.trainable_variables)
     assert model.encoder(np.zeros((1, 16, 16, 1), np.float32)).dtype == tf.bfloat16
@@ -761,8 +764,9 @@ def test_files_from_before_kl_weight_was_an_argument(tmp_path):
     np.testing.assert_array_equal(copy.elbo(GOOD, seed=1), model.elbo(GOOD, seed=1))
 
 
+@needs_bfloat16
 def test_mixed_precision_survives_saving(tmp_path):
-    with precision("mixed_bfloat16"):
+    with layers_in("mixed_bfloat16"):
         model = build()
     model.save(tmp_path / "m.keras")
     copy = keras.models.load_model(tmp_path / "m.keras")
@@ -781,6 +785,7 @@ class NeverSaved(keras.layers.Layer):
         return self.function(inputs)
 
 
+@needs_bfloat16
 def test_in_precision():
     """A network within a network is converted too; weights, noise and figures stay, and so does the model itself."""
 
@@ -790,7 +795,7 @@ def test_in_precision():
         encoder = keras.Sequential([keras.Input(SHAPE), flat, inner])
         return encoder, BernoulliLatent(3, dtype=dtype), networks.dense_decoder(3, SHAPE, (6,))
 
-    with precision("mixed_bfloat16"):
+    with layers_in("mixed_bfloat16"):
         trained = DiscreteVAE(*networks_of(None), seed=7, estimator=estimators.DisARM(3))
     trained.kl_weight.assign(2.5)
     trained.generate(1)

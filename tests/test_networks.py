@@ -5,10 +5,10 @@ import math
 import keras
 import numpy as np
 import pytest
-from helpers import precision
 from keras import layers
 
 from tf_isvae import likelihoods, networks
+from tf_isvae.precision import layers_in
 
 MNIST = (28, 28, 1)
 BUILDERS = {
@@ -131,7 +131,7 @@ def test_plain_keras_round_trip(name, tmp_path):
 @pytest.mark.parametrize("build", [networks.conv_encoder, lambda shape, units: networks.conv_decoder(units, shape)])
 def test_small_convolutions_in_bfloat16_are_refused(build):
     """Their gradients on a 1x1 grid hold uninitialised memory (oneDNN), which no test could catch reliably."""
-    with precision("mixed_bfloat16"):
+    with layers_in("mixed_bfloat16"):
         with pytest.raises(ValueError, match="float32") as error:
             build((8, 8, 1), 3)
         build((9, 8, 1), 3)

@@ -15,11 +15,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import same_run
+from helpers import needs_bfloat16, same_run
 from PIL import Image
 
 from tf_isvae import datasets, estimators, evaluation, files, training, zoo
 from tf_isvae.callbacks import NonFiniteLoss
+from tf_isvae.precision import multiplies_bfloat16
 from tf_isvae.training import RECIPES, Config, run, run_directory
 from tf_isvae.training.recorder import Recorder
 from tf_isvae.training.run_directory import RunDirectory, claim_numbered
@@ -99,6 +100,21 @@ def test_the_fastest_precision_depends_on_the_machine(monkeypatch, instructions,
     assert Config(precision="float32").precision == "float32"
 
 
+@pytest.mark.parametrize("cap, capped", [("AVX2", True), ("avx512_core_vnni", True), ("AVX512_CORE_BF16", False)])
+def test_onednn_kept_from_bfloat16(monkeypatch, capsys, cap, capped):
+    """Whatever the processor can do, bfloat16 is slow then, or ends the process; one line says so."""
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    uncapped = multiplies_bfloat16()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", cap)
+    if capped and tf.config.list_physical_devices("GPU"):
+        pytest.skip("the GPU multiplies")
+    assert multiplies_bfloat16() == (uncapped and not capped)
+    run._warn_of_slow_precision("mixed_bfloat16")
+    told = capsys.readouterr().err
+    assert bool(told) == (not multiplies_bfloat16()) and (f"ONEDNN_MAX_CPU_ISA={cap}" in told) == capped
+
+
 def test_what_a_run_leaves(finished):
     metrics, run_dir = finished
     expected = ["config.json", "figures", "history.csv", "metrics.json", "model.keras", "tensorboard", "timing.csv"]
@@ -169,6 +185,7 @@ def test_another_seed_is_another_run(finished, tmp_path):
     assert history(tmp_path / "run")[0] != history(finished[1])[0]
 
 
+@needs_bfloat16
 def test_mixed_precision(tmp_path, monkeypatch, capsys):
     """model.keras computes in float32, and can be trained on."""
     monkeypatch.setattr(run, "multiplies_bfloat16", lambda: False)

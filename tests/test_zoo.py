@@ -6,7 +6,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, needs_bfloat16
 
 from tf_isvae import (
     BernoulliLatent,
@@ -184,6 +184,7 @@ def test_a_damaged_or_foreign_file_is_refused(found, tmp_path):
         assert "\n" not in str(error.value)
 
 
+@needs_bfloat16
 def test_a_model_trained_in_bfloat16_is_loaded_in_float32():
     """Every layer; and the codes of its own arithmetic, but for bits whose logit is about 0: at most 30 of 10,000."""
     if "cnn_bvae_mnist" not in zoo.names():

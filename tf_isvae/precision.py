@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -12,6 +15,59 @@ from tf_isvae.model import DiscreteVAE, check_model
 
 # Names of Keras's dtype policies. Log-densities and their sums are float32 in either.
 PRECISIONS = ("float32", "mixed_bfloat16")
+# Values of ONEDNN_MAX_CPU_ISA, in lower case, that leave oneDNN without instructions for bfloat16 products; it ignores
+# what it does not know. (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html)
+CAPS_BELOW_BFLOAT16 = {
+    *("sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2"),
+    *("avx512_mic", "avx512_mic_4ops", "avx512_core", "avx512_core_vnni"),
+}
+
+
+@contextlib.contextmanager
+def layers_in(policy: str) -> Iterator[None]:
+    """Layers made inside compute in this precision.
+
+    Args:
+        policy: the name of a Keras dtype policy, for instance "mixed_bfloat16".
+
+    Example:
+        >>> import keras
+        >>> from tf_isvae.precision import layers_in
+        >>> with layers_in("mixed_bfloat16"):
+        ...     layer = keras.layers.Dense(3)
+        >>> layer.compute_dtype, keras.layers.Dense(3).compute_dtype
+        ('bfloat16', 'float32')
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def cap_below_bfloat16() -> str | None:
+    """The setting of the environment that keeps oneDNN from instructions for bfloat16, if there is one.
+
+    TensorFlow does not heed it when it chooses oneDNN for a product in bfloat16. Where the processor has the
+    instructions, such a product then ends the process.
+    """
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):  # oneDNN reads the older name if the newer is not set
+        value = os.environ.get(name)
+        if value:
+            return f"{name}={value}" if value.lower() in CAPS_BELOW_BFLOAT16 else None
+    return None
+
+
+def multiplies_bfloat16() -> bool:
+    """True if this machine has instructions for bfloat16 products: a GPU, AVX512-BF16, AMX, or Arm's BF16."""
+    if tf.config.list_physical_devices("GPU"):
+        return True
+    if cap_below_bfloat16():
+        return False
+    with contextlib.suppress(OSError):  # there is no such file except on Linux
+        return "bf16" in Path("/proc/cpuinfo").read_text()
+    return False
 
 
 def in_precision(model: DiscreteVAE, precision: str | None) -> DiscreteVAE:
@@ -32,12 +88,10 @@ def in_precision(model: DiscreteVAE, precision: str | None) -> DiscreteVAE:
         ValueError: if `precision` is none of those above.
 
     Example:
-        >>> import keras
         >>> from tf_isvae import zoo
-        >>> from tf_isvae.precision import in_precision
-        >>> keras.config.set_dtype_policy("mixed_bfloat16")
-        >>> trained = zoo.build("cnn_bvae")
-        >>> keras.config.set_dtype_policy("float32")
+        >>> from tf_isvae.precision import in_precision, layers_in
+        >>> with layers_in("mixed_bfloat16"):
+        ...     trained = zoo.build("cnn_bvae")
         >>> in_precision(trained, "float32").encoder.layers[0].compute_dtype
         'float32'
     """

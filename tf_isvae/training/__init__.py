@@ -27,6 +27,7 @@ The rooms, each of which uses those above it:
     trained            what a finished run has left
 """
 
+from tf_isvae.precision import layers_in as layers_in
 from tf_isvae.training.config import PRECISIONS as PRECISIONS
 from tf_isvae.training.config import RECIPES as RECIPES
 from tf_isvae.training.config import SCHEDULES as SCHEDULES
@@ -37,7 +38,6 @@ from tf_isvae.training.config import stored_config as stored_config
 from tf_isvae.training.recorder import Recorder as Recorder
 from tf_isvae.training.run import Run as Run
 from tf_isvae.training.run import fit as fit
-from tf_isvae.training.run import layers_in as layers_in
 from tf_isvae.training.run import prepare as prepare
 from tf_isvae.training.run import train as train
 from tf_isvae.training.run_directory import RunDirectory as RunDirectory

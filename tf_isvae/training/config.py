@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -10,10 +9,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 from tf_isvae import estimators, zoo
-from tf_isvae.precision import PRECISIONS
+from tf_isvae.precision import PRECISIONS, multiplies_bfloat16
 from tf_isvae.training import settings
 from tf_isvae.training.settings import setting
 from tf_isvae.training.workers import STRATEGIES
@@ -208,12 +205,3 @@ def check_same(config: Config) -> None:
     ]
     if differences:
         raise ValueError(f"cannot resume {config.run_dir} with other settings: {'; '.join(differences)}.")
-
-
-def multiplies_bfloat16() -> bool:
-    """True if this machine has instructions for bfloat16 products: a GPU, AVX512-BF16, AMX, or Arm's BF16."""
-    if tf.config.list_physical_devices("GPU"):
-        return True
-    with contextlib.suppress(OSError):  # there is no such file except on Linux
-        return "bf16" in Path("/proc/cpuinfo").read_text()
-    return False

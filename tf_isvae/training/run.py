@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -16,9 +15,9 @@ import tensorflow as tf
 from tf_isvae import datasets, networks, optimizers, zoo
 from tf_isvae.callbacks import GradientVariance, KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss
 from tf_isvae.model import DiscreteVAE
-from tf_isvae.precision import in_precision
+from tf_isvae.precision import cap_below_bfloat16, in_precision, layers_in, multiplies_bfloat16
 from tf_isvae.training import checkpoints, report, run_directory
-from tf_isvae.training.config import Config, check_same, multiplies_bfloat16
+from tf_isvae.training.config import Config, check_same
 from tf_isvae.training.data import Data
 from tf_isvae.training.recorder import Recorder
 from tf_isvae.training.run_directory import RunDirectory
@@ -185,12 +184,16 @@ def _claim_directory(config: Config, resume: bool, team: Workers) -> RunDirector
 
 
 def _warn_of_slow_precision(precision: str) -> None:
-    if precision == "mixed_bfloat16" and not multiplies_bfloat16():
-        print(
-            "warning: this machine has no instructions for bfloat16, which TensorFlow then imitates: mixed_bfloat16 "
-            "can be ten times slower than float32 here; choose precision float32.",
-            file=sys.stderr,
-        )
+    if precision != "mixed_bfloat16" or multiplies_bfloat16():
+        return
+    cap = cap_below_bfloat16()
+    reason = (
+        f"{cap} keeps this machine from instructions for bfloat16: mixed_bfloat16 is slow here, or ends the process"
+        if cap
+        else "this machine has no instructions for bfloat16, which TensorFlow then imitates: mixed_bfloat16 can be "
+        "ten times slower than float32 here"
+    )
+    print(f"warning: {reason}; choose precision float32.", file=sys.stderr)
 
 
 def _build(config: Config, image_shape: tuple[int, int, int], steps_per_epoch: int) -> DiscreteVAE:
@@ -211,14 +214,3 @@ def _callbacks(config: Config) -> list[keras.callbacks.Callback]:
     if config.kl_epochs:
         callbacks.append(KLAnnealing(config.kl_start, config.kl_epochs))
     return callbacks
-
-
-@contextlib.contextmanager
-def layers_in(policy: str) -> Iterator[None]:
-    """Layers made inside compute in this precision."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
