@@ -1,9 +1,12 @@
 """Evaluation against closed forms, NumPy and hand-made cases."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 import scipy.stats
+from helpers import one_line
 from PIL import Image
 
 from tf_isvae import (
@@ -239,6 +242,28 @@ def test_kl_annealing_falls_geometrically_and_leaves_weight_1():
     assert float(model.kl_annealing) == float(model.kl_weight) == 1
     # The logs have weight 1.
     np.testing.assert_allclose(history["loss"], np.subtract(history["kl"], history["log_likelihood"]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("share, epochs, expected", [(0.5, 4, [16, 4, 1, 1]), (0.25, 4, [16, 1, 1, 1])])
+def test_kl_annealing_over_a_share_of_the_run(share, epochs, expected):
+    weights = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: weights.append(float(model.kl_annealing)))
+    model = build(BernoulliLatent(2))
+    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(IMAGES, epochs=epochs, verbose=0, callbacks=[callbacks.KLAnnealing(16.0, share), watch])
+    np.testing.assert_allclose(weights, expected)
+
+
+@pytest.mark.parametrize("annealed, epochs", [(6, 4), (2, 2)])
+def test_kl_annealing_that_cannot_end_is_warned_of(annealed, epochs):
+    """The weight of the last epoch is 16^(1 - 3/6) and 16^(1 - 1/2), both 4."""
+    model = build(BernoulliLatent(2))
+    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    with pytest.warns(UserWarning) as warned:
+        model.fit(IMAGES, epochs=epochs, verbose=0, callbacks=[callbacks.KLAnnealing(16.0, annealed)])
+    one_line(warned[0].message, f"epochs is {annealed}, and fit ends after {epochs}", "is 4 in the last", "epochs=0.5")
 
 
 def test_variance_by_certainty():

@@ -873,3 +873,85 @@ def test_gradients_are_evaluated_inside_a_scope_as_outside(two_replicas):
 def test_options_that_replicas_would_not_share_are_refused(two_replicas, option):
     """Keras would clip each replica's part, and cannot accumulate gradients in several."""
     one_line(two_replicas["refused"][option], f"the optimizer's {option} is ", "must be None with 2 replicas")
+
+
+# --- calls that used to pass without a word -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["call", "predict", "a tensor", "a data set"])
+def test_a_model_is_called_on_what_fit_accepts(ready, how):
+    """The same line as from encode, for pixels of 0 to 255 and for another shape; what fits is computed as before."""
+    call = {
+        "call": ready,
+        "predict": lambda images: ready.predict(images, verbose=0),
+        "a tensor": lambda images: ready(tf.constant(images)),
+        "a data set": lambda images: ready.predict(tf.data.Dataset.from_tensor_slices(images).batch(3), verbose=0),
+    }[how]
+    for wrong in (
+        np.full((3, *SHAPE), 255, np.uint8),
+        np.zeros((3, 5, 5, 1), np.float32),
+        np.full((3, *SHAPE), np.nan),
+    ):
+        with pytest.raises(ValueError) as expected:
+            ready.encode(wrong)
+        with pytest.raises(ValueError) as error:
+            call(wrong)
+        one_line(error, str(expected.value))
+    images = random_images(3)
+    expected = sigmoid(forward(ready.decoder, ready.encode(images)))
+    np.testing.assert_allclose(np.reshape(call(images), (3, -1)), expected, rtol=1e-5)
+
+
+def test_a_model_is_still_a_part_of_others(ready):
+    """Symbolic images, in a functional model and in a graph of one's own, pass the check of what has no values yet."""
+    images = random_images(3)
+    inputs = keras.Input(SHAPE)
+    outer = keras.Model(inputs, ready(inputs))
+    for values in (outer(images), tf.function(ready)(images), outer.predict(images, verbose=0)):
+        np.testing.assert_allclose(values, ready(images), rtol=1e-6)
+
+
+@pytest.mark.parametrize("given", [{"loss": "mse"}, {"metrics": ["mae"]}, {"loss_weights": [2.0]}])
+def test_compile_refuses_what_training_would_ignore(given):
+    with pytest.raises(ValueError) as error:
+        build().compile("adam", **given)
+    one_line(error, f"compile: {[*given][0]} is", "must be left out", "-ELBO")
+
+
+def test_a_compiled_model_is_loaded_compiled(tmp_path, monkeypatch):
+    """Also from a file of a version that let a loss pass, and ignored it."""
+    model, images = compiled(exact=True), random_images()
+    fit(model, images)
+    model.save(tmp_path / "now.keras")
+    config = model.get_compile_config()
+    monkeypatch.setattr(model, "get_compile_config", lambda: {**config, "loss": "mse", "metrics": ["mae"]})
+    model.save(tmp_path / "before.keras")
+    history = fit(model, images)
+    for name in ("now", "before"):
+        copy = keras.models.load_model(tmp_path / f"{name}.keras")
+        assert copy.compiled and fit(copy, images) == history
+
+
+def test_an_estimator_that_returns_a_tensor_is_told_what_to_return():
+    def mean_of_one(posterior, log_likelihood, seed=None):
+        return tf.reduce_mean(log_likelihood(posterior.sample(1, seed=seed)), axis=0)
+
+    model = compiled(estimator=mean_of_one)
+    for call in (lambda: fit(model, random_images()), lambda: model.elbo(random_images())):
+        with pytest.raises(TypeError) as error:
+            call()
+        one_line(error, "estimator mean_of_one returned a tensor of shape", "Estimate(value, surrogate)", "(batch,)")
+
+
+def test_many_models_do_not_warn_of_retracing(caplog):
+    """Each was used once. Before, the fifth printed a warning."""
+    for _ in range(7):
+        build().encode(random_images(2))
+    assert not [record for record in caplog.records if "retracing" in record.getMessage()]
+
+
+def test_the_summary_knows_every_shape():
+    lines = []
+    build(CategoricalLatent(3, 2)).summary(print_fn=lambda text, **_: lines.append(text))
+    text = "".join(lines)
+    assert "(None, 6)" in text and "?" not in text and "unbuilt" not in text

@@ -93,3 +93,21 @@ def test_converter_error_is_what_the_converter_raises():
     converter = tf.lite.TFLiteConverter.from_concrete_functions([graph])
     with pytest.raises(_private_apis.converter_error()):
         converter.convert()
+
+
+def test_a_graph_of_each_object(caplog):
+    """Without it, or if tf.function counted otherwise, seven objects whose method is used once are warned of."""
+
+    class Counter:
+        def __init__(self):
+            self.traces = 0
+
+        @_private_apis.graph_method
+        def doubled(self, values):
+            self.traces += 1
+            return 2 * values
+
+    for _ in range(7):
+        counter = Counter()
+        assert [int(counter.doubled(tf.constant(value))) for value in (1, 2)] == [2, 4] and counter.traces == 1
+    assert not [record for record in caplog.records if "retracing" in record.getMessage()]

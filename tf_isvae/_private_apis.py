@@ -7,6 +7,9 @@ distribution.)
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -55,3 +58,24 @@ def converter_error() -> type[Exception]:
     from tensorflow.lite.python.convert import ConverterError  # here, because it takes a moment to import
 
     return ConverterError
+
+
+class graph_method:  # noqa: N801, a decorator
+    """A method as a graph, which every object has for itself.
+
+    tf.function on a method counts retracings by its code, whose object they belong to or not, and warns of the fifth
+    model of a program that is used once. It counts by the function itself if that has no code.
+    """
+
+    def __init__(self, method: Callable):
+        self.method = method
+
+    def __set_name__(self, owner, name: str):
+        self.name = name
+
+    def __get__(self, owner, cls=None) -> Callable:
+        if owner is None:
+            return self
+        graph = tf.function(functools.partial(self.method, owner), autograph=False, reduce_retracing=True)
+        # Not by setattr, with which Keras would track it. From now on Python finds it there.
+        return owner.__dict__.setdefault(self.name, graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import keras
 
@@ -19,9 +20,11 @@ class KLAnnealing(keras.callbacks.Callback):
     on the number of the epoch only, so a resumed run goes on with the right one. It is not saved with the model, and is
     1 again when `fit` ends, however that ends.
 
+    A `fit` that ends before the weight is 1 is warned of.
+
     Args:
         start: the weight in the first epoch, a positive number.
-        epochs: after so many epochs the weight is 1.
+        epochs: after so many epochs the weight is 1; below 1, a share of the epochs of `fit`: 0.5 for the first half.
 
     Raises:
         ValueError: one of them is not a positive number.
@@ -29,7 +32,7 @@ class KLAnnealing(keras.callbacks.Callback):
     Example:
         >>> model = zoo.build("fc_cvae", image_shape=(4, 4, 1), latent_dim=3)
         >>> model.compile(optimizer="adam")
-        >>> annealing = callbacks.KLAnnealing(start=30, epochs=1)
+        >>> annealing = callbacks.KLAnnealing(start=30, epochs=0.5)
         >>> history = model.fit(np.zeros((8, 4, 4, 1)), epochs=2, callbacks=[annealing], verbose=0)
         >>> float(model.kl_annealing)
         1.0
@@ -40,8 +43,22 @@ class KLAnnealing(keras.callbacks.Callback):
         self.start = checks.positive("KLAnnealing: start", start)
         self.epochs = checks.positive("KLAnnealing: epochs", epochs)
 
+    def _epochs(self) -> float:
+        return self.epochs if self.epochs >= 1 else self.epochs * self.params["epochs"]
+
+    def _weight(self, epoch: int) -> float:
+        return self.start ** max(0.0, 1.0 - epoch / self._epochs())
+
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.kl_annealing.assign(self.start ** max(0.0, 1.0 - epoch / self.epochs))
+        self.model.kl_annealing.assign(self._weight(epoch))
+        epochs = self.params["epochs"]
+        last = self._weight(epochs - 1)
+        if epoch == 0 and last != 1:
+            warnings.warn(
+                f"KLAnnealing: epochs is {self.epochs:g}, and fit ends after {epochs}: the weight of the KL term is "
+                f"{last:.3g} in the last epoch; train longer, or give a share of the run: epochs=0.5.",
+                stacklevel=2,
+            )
 
 
 class GradientVariance(keras.callbacks.Callback):

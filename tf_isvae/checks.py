@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -133,6 +134,13 @@ def images(name: str, values, image_shape: tuple[int, int, int] | None = None) -
     return values
 
 
+def eager_images(name: str, given, image_shape: tuple[int, int, int]) -> None:
+    """Checks what a model is called on as `images` does; what has no values yet, in a graph, is left to Keras."""
+    if tf.is_tensor(given) and not hasattr(given, "numpy") or isinstance(given, keras.KerasTensor):
+        return
+    images(name, given, image_shape)
+
+
 def unit_interval(name: str, values: np.ndarray) -> None:
     """Raises ValueError unless all of `values`, an array that is not empty, lie in [0, 1]."""
     low, high = values.min(), values.max()
@@ -167,6 +175,13 @@ def training_images(name: str, given, image_shape: tuple[int, int, int]) -> None
         )
     if isinstance(given, (np.ndarray, tf.Tensor)):
         images(name, given, image_shape)
+
+
+def left_out(name: str, reason: str, **arguments) -> None:
+    """Raises ValueError if one of the arguments is given."""
+    for argument, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"{name}: {argument} is {value!r}; it must be left out: {reason}.")
 
 
 _CLIPPING = "Keras would clip each replica's part of the gradient, not their sum"

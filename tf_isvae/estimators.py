@@ -593,6 +593,21 @@ def check(estimator: Callable, latent) -> None:
         estimator.check(latent.prior())
 
 
+def check_estimate(estimate, estimator: Callable) -> Estimate:
+    """What an estimator has returned. Raises TypeError if it is no `Estimate`."""
+    if not isinstance(estimate, Estimate):
+        name = getattr(estimator, "__name__", type(estimator).__name__)
+        raise TypeError(
+            f"estimator {name} returned {_kind(estimate)}; it must return estimators.Estimate(value, surrogate), each "
+            "of shape (batch,): the estimate of E_q[ln p(x|z)], and what has the gradient's estimate as its gradient."
+        )
+    return estimate
+
+
+def _kind(value) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if tf.is_tensor(value) else f"a {type(value).__name__}"
+
+
 def _checked(estimator):
     # Any function with the signature of Estimator.__call__ will do.
     if isinstance(estimator, type) or not callable(estimator):

@@ -13,6 +13,8 @@ from tf_isvae import _private_apis, checks, estimators, latents, likelihoods, ne
 
 # Rows that encode, decode and the like work on at a time, which bounds their memory.
 CHUNK = 1024
+OWN_LOSS = "the loss is -ELBO, and the logs have its parts, log_likelihood and kl"
+IGNORED = ("loss", "loss_weights", "metrics", "weighted_metrics")
 NO_WEIGHTS = "sample_weight or class_weight was given; DiscreteVAE weighs all images alike: leave it out."
 
 
@@ -106,6 +108,8 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             name="kl_weight", shape=(), initializer=initial, trainable=False, dtype="float32"
         )
         self.kl_annealing = tf.Variable(1.0, trainable=False, name="kl_annealing")
+        if not latent.built:  # for `summary`
+            latent.build((None, latent.encoder_units))
         self._trackers = [keras.metrics.Mean(name=name) for name in ("loss", "log_likelihood", "kl")]
         self.build(encoder.input_shape)
 
@@ -113,6 +117,10 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         self.built = True
 
     # --- training -----------------------------------------------------------------------------------------------
+
+    def __call__(self, images, *args, **kwargs):
+        checks.eager_images("images", images, self.image_shape)
+        return super().__call__(images, *args, **kwargs)
 
     def call(self, images, training: bool = False):
         z = self.latent(self.encoder(images, training=training), training=training)
@@ -144,6 +152,9 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
 
         return log_likelihood
 
+    def _estimate(self, posterior, function, seed) -> estimators.Estimate:
+        return estimators.check_estimate(self.estimator(posterior, function, seed), self.estimator)
+
     def _elbo_terms(self, images, seed, training: bool = False, kl_weight=1.0) -> tuple[estimators.Estimate, tf.Tensor]:
         """The two terms of eq. 1, per image: the estimate of E_q[ln p(x|z)], and the KL (batch,) in nats.
 
@@ -154,11 +165,11 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         log_likelihood = self.log_likelihood_of(images, training)
         kl = self.prior.kl(posterior)
         if kl is not None:
-            return self.estimator(posterior, log_likelihood, seed), kl
+            return self._estimate(posterior, log_likelihood, seed), kl
         # KL = -H(q) - E_q[ln p(z)]. The gradient of its second part comes from the estimator, within the surrogate; its
         # value from the estimator too, which takes the same samples for the same seed.
-        joint = self.estimator(posterior, lambda z: log_likelihood(z) + kl_weight * self.prior.log_prob(z), seed)
-        log_prior = tf.stop_gradient(self.estimator(posterior, self.prior.log_prob, seed).value)
+        joint = self._estimate(posterior, lambda z: log_likelihood(z) + kl_weight * self.prior.log_prob(z), seed)
+        log_prior = tf.stop_gradient(self._estimate(posterior, self.prior.log_prob, seed).value)
         kl = posteriors.of(posterior).negative_entropy() - log_prior
         return estimators.Estimate(joint.value - kl_weight * log_prior, joint.surrogate), kl
 
@@ -200,6 +211,18 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         step = -1 - tf.cast(self._trackers[0].count, tf.int32)
         return self._update_metrics(*self._elbo_terms(images, self.noise_seed(step)))
 
+    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
+        """keras.Model.compile, without a loss and metrics: those of a DiscreteVAE are its own."""
+        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
+        checks.left_out("compile", OWN_LOSS, **given)
+        super().compile(optimizer, **kwargs)
+
+    def compile_from_config(self, config):
+        # Keras does so itself, but not for a class with its own `compile`. Files of 0.1.0 may hold what was ignored.
+        config = {name: value for name, value in config.items() if name not in IGNORED}
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def fit(self, x=None, *args, **kwargs):
         """keras.Model.fit on images (n, H, W, C) in [0, 1], or on a tf.data.Dataset of batches of them.
 
@@ -227,6 +250,11 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         if not _private_apis.is_validation(kwargs):
             checks.training_images("images", x, self.image_shape)
         return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """keras.Model.predict on images or a tf.data.Dataset of batches: what `model(images)` gives."""
+        checks.training_images("images", x, self.image_shape)
+        return super().predict(x, *args, **kwargs)
 
     # --- using a trained model ----------------------------------------------------------------------------------
 
@@ -298,31 +326,31 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         log_shares = np.log(np.array(sizes, np.float32) / num_samples)
         return tf.reduce_logsumexp(np.stack(parts) + log_shares[:, None], axis=0).numpy()
 
-    @tf.function(reduce_retracing=True)
+    @_private_apis.graph_method
     def _encode(self, images):
         return self.latent.codes(self.encoder(images, training=False))
 
-    @tf.function(reduce_retracing=True)
+    @_private_apis.graph_method
     def _decode(self, codes):
         return self.likelihood.mean(self.decoder(self.latent.from_codes(codes), training=False))
 
-    @tf.function(reduce_retracing=True)
+    @_private_apis.graph_method
     def _reconstruct(self, images, seed):
         z = self.latent(self.encoder(images, training=False), training=True, seed=seed)
         return self.likelihood.mean(self.decoder(z, training=False))
 
-    @tf.function(reduce_retracing=True)
+    @_private_apis.graph_method
     def _elbo(self, images, seed):
         estimate, kl = self._elbo_terms(images, seed)
         return estimate.value - kl
 
-    @tf.function(reduce_retracing=True)
+    @_private_apis.graph_method
     def _exact_log_likelihood(self, images):
         z = self.latent.from_codes(self.latent.all_codes())
         log_joint = self.log_likelihood_of(images)(z[:, None]) + self.prior.log_prob(z)[:, None]
         return tf.reduce_logsumexp(log_joint, axis=0)
 
-    @tf.function(reduce_retracing=True)
+    @_private_apis.graph_method
     def _log_mean_weight(self, images, num_samples, seed):
         q = self.latent.posterior(self.encoder(images, training=False))
         z = q.sample(num_samples, seed=seed)

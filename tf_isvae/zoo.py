@@ -148,7 +148,7 @@ def build(
 ) -> DiscreteVAE:
     """An untrained DiscreteVAE of the paper's table 1, with the best estimator known for its latent.
 
-    For one Categorical that is the exact gradient, which wants `callbacks.KLAnnealing(30, epochs / 2)` in `fit`:
+    For one Categorical that is the exact gradient, which wants `callbacks.KLAnnealing(30, epochs=0.5)` in `fit`:
     without it, most categories are given up in the first epochs.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import keras
@@ -93,7 +94,9 @@ class Recorder(keras.callbacks.Callback):
             epoch, taken = divmod(self.step, self.steps_per_epoch)
             if taken:  # a run that was stopped inside an epoch first finishes that one
                 rest = self.steps_per_epoch - taken
-                fit(train_set.take(rest), epoch, epoch + 1, rest)
+                with warnings.catch_warnings():  # the run does not end there
+                    warnings.filterwarnings("ignore", "KLAnnealing: epochs is")
+                    fit(train_set.take(rest), epoch, epoch + 1, rest)
                 train_set, epoch = train_set.skip(rest), epoch + 1
             if epoch < epochs:
                 fit(train_set, epoch, epochs, self.steps_per_epoch)
