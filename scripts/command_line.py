@@ -30,8 +30,9 @@ FAILURES = (OSError, ImportError, MemoryError, FloatingPointError)
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, without the usage. Defaults are left to the package."""
 
-    def __init__(self, description: str):
+    def __init__(self, description: str, **options):
         super().__init__(
+            **options,
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,

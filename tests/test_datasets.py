@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from helpers import tfds_has
+from helpers import one_line, tfds_has
 from PIL import ExifTags, Image, ImageOps
 
 from tf_isvae import datasets
@@ -871,6 +871,10 @@ def test_a_broken_image_is_named(tmp_path, damage):
         }[damage]
     )
     refused(ValueError, broken, "cannot be decoded", source=tmp_path)
+    # In one line also where nothing need be known of the images.
+    with pytest.raises(ValueError) as error:
+        datasets.load(tmp_path, batch_size=2, image_size=4, channels=1)
+    one_line(error, broken, "cannot be decoded")
 
 
 def test_a_broken_image_is_named_when_it_is_read_from_disk(tmp_path, from_disk):

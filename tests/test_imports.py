@@ -10,7 +10,7 @@ ORDER = (
     *("checks", "files", "_private_apis", "posteriors", "latents", "likelihoods", "estimators"),
     *("priors", "networks", "model", "fitting", "precision"),
     *("keras_files", "zoo", "optimizers", "datasets", "evaluation", "callbacks", "plotting", "training"),
-    *("wrappers", "export"),
+    *("wrappers", "search", "export"),
 )
 # The same within export/.
 EXPORT = ("bad_input", "signatures", "versions", "serving", "litert", "formats", "card", "saved_model", "folder")

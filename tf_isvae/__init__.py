@@ -8,7 +8,7 @@ The examples of the reference begin with
     import tensorflow_probability as tfp
 
     from tf_isvae import *
-    from tf_isvae import plotting, posteriors, training, wrappers
+    from tf_isvae import plotting, posteriors, search, training, wrappers
 """
 
 from tf_isvae import (

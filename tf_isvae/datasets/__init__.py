@@ -16,6 +16,8 @@ import hashlib
 import json
 import os
 import pathlib
+import sys
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -23,10 +25,19 @@ import tensorflow as tf
 from tf_isvae import checks
 from tf_isvae.datasets import batches, bundled, conversion, noise, tfds
 from tf_isvae.datasets.arrays import Arrays, Npz
-from tf_isvae.datasets.folders import Folder
+from tf_isvae.datasets.folders import Files, Folder, image_files
 from tf_isvae.datasets.sources import NoLabels, NoSuchSplit, Source, check_split, quoted
 
-__all__ = ["MEMORY_LIMIT", "NoLabels", "NoSuchSplit", "fingerprint", "load", "public_name"]
+__all__ = [
+    "MEMORY_LIMIT",
+    "NoLabels",
+    "NoSuchSplit",
+    "fingerprint",
+    "image_files",
+    "load",
+    "public_name",
+    "read_images",
+]
 
 # Decoded data up to this size is kept in memory (2 GiB); larger data is read from disk in every epoch.
 MEMORY_LIMIT = 2 * 1024**3
@@ -153,6 +164,39 @@ def load(
     # What TensorFlow deals out to several workers if `shard` does not: most sources are not a list of files.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.with_options(options)
+
+
+def read_images(files: Sequence[str | os.PathLike], image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Reads PNG and JPEG files into memory, as `load` reads those of a folder.
+
+    Args:
+      files: their paths, at least one.
+      image_shape: (H, W, C) that the images are converted to; C is 1 or 3.
+
+    Returns:
+      float32 (n, H, W, C) in [0, 1], in the order of the files.
+
+    Raises:
+      ValueError: if a file is no whole image, or if there are none.
+      FileNotFoundError, PermissionError: if a file does not exist or may not be read.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     plotting.image_grid(np.zeros((1, 4, 4, 1)), f"{folder}/black.png")
+      ...     print(datasets.read_images([f"{folder}/black.png"], (8, 8, 1)).shape)
+      (1, 8, 8, 1)
+    """
+    paths = [os.fspath(file) for file in files]
+    if not paths:
+        raise ValueError("files are none; there must be at least one.")
+    for path in paths:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path} is no file; give the path of a PNG or JPEG image.")
+    *size, channels = image_shape
+    size, channels = checks.image_size("image_shape[:2]", size), checks.one_of("image_shape[2]", channels, (1, 3))
+    images, _ = conversion.into_memory(Files("the files", paths, size, channels), size, channels, sys.maxsize)
+    return images.astype(np.float32) / 255
 
 
 def fingerprint(

@@ -61,6 +61,7 @@ def _decode_all(source: Encoded, size, channels) -> tuple[np.ndarray, np.ndarray
 
 def decoder(source: Encoded, size, channels) -> Callable:
     """A function from a batch of pairs (index, record) to the index, uint8 images and int32 labels."""
+    source.shape  # noqa: B018  (now: where TensorFlow traces, the error of a broken file would be pages long)
     shape = converted_shape(source, size, channels)
 
     def decode(encoded):

@@ -26,29 +26,22 @@ class _Header(NamedTuple):
     orientation: int  # 1 to 8, as in EXIF
 
 
-class Folder(Encoded):
-    """The images of one split, in the order of their paths.
-
-    They have labels if each lies in a subfolder of the split's folder: the place of that subfolder among the sorted
-    names of all, as in `keras.utils.image_dataset_from_directory`. The subfolders of all splits are counted together,
-    so that a class has one number, also if one of the splits lacks it.
+class Files(Encoded):
+    """Image files, without labels, in the order given.
 
     Args:
-      path: the folder.
-      split: the name of the split; `load` says which splits a folder has.
+      name: what messages call them together.
+      files: their paths, at least one.
       size, channels: what the images will be converted to. If None, all must have the same.
     """
 
-    def __init__(self, path: pathlib.Path, split: str, size: tuple[int, int] | None, channels: int | None):
-        folder, splits = _folder_of_split(path, split)
-        self.name = str(folder)
+    has_labels = False
+
+    def __init__(self, name: str, files: list[str], size: tuple[int, int] | None, channels: int | None):
+        self.name = name
         self._size, self._channels = size, channels
-        self._files = _image_files(self.name)
-        self.count = len(self._files)
-        if not self._files:
-            raise ValueError(f"{self.name} holds no images; it must hold files that end in .png, .jpg or .jpeg.")
-        self.has_labels = all(os.sep in os.path.relpath(file, self.name) for file in self._files)
-        self._classes = sorted({name for each in splits for name in _subfolders(each)})
+        self._files = files
+        self.count = len(files)
 
     def contents(self):
         return [[os.path.relpath(file, self.name), os.path.getsize(file)] for file in self._files]
@@ -82,9 +75,7 @@ class Folder(Encoded):
 
     @functools.cached_property
     def _labels(self) -> np.ndarray:
-        numbers = {name: number for number, name in enumerate(self._classes)}
-        first_parts = (os.path.relpath(file, self.name).split(os.sep)[0] for file in self._files)
-        return np.array([numbers.get(part, 0) for part in first_parts], np.int32)
+        return np.zeros(self.count, np.int32)
 
     def records(self, seed):
         names = tf.constant(self._files)
@@ -95,8 +86,7 @@ class Folder(Encoded):
 
     def parse(self, index, records):
         _, orientations = self._headers
-        labels = tf.gather(self._labels, index) if self.has_labels else tf.zeros(tf.shape(records), tf.int32)
-        return (records, tf.gather(orientations, index)), labels
+        return (records, tf.gather(orientations, index)), tf.gather(self._labels, index)
 
     def decode(self, encoded):
         height, width, channels = self.shape
@@ -117,6 +107,32 @@ class Folder(Encoded):
         # The error of a decoder does not say which file it is about: this one does.
         once = tf.data.Dataset.from_tensors(encoded)
         return once.map(read).ignore_errors().concatenate(once.map(fail)).take(1).get_single_element()
+
+
+class Folder(Files):
+    """The images of one split, in the order of their paths.
+
+    They have labels if each lies in a subfolder of the split's folder: the place of that subfolder among the sorted
+    names of all, as in `keras.utils.image_dataset_from_directory`. The subfolders of all splits are counted together,
+    so that a class has one number, also if one of the splits lacks it.
+
+    Args:
+      path: the folder.
+      split: the name of the split; `load` says which splits a folder has.
+      size, channels: as of `Files`.
+    """
+
+    def __init__(self, path: pathlib.Path, split: str, size: tuple[int, int] | None, channels: int | None):
+        folder, splits = _folder_of_split(path, split)
+        super().__init__(str(folder), image_files(folder), size, channels)
+        self.has_labels = all(os.sep in os.path.relpath(file, self.name) for file in self._files)
+        self._classes = sorted({name for each in splits for name in _subfolders(each)})
+
+    @functools.cached_property
+    def _labels(self) -> np.ndarray:
+        numbers = {name: number for number, name in enumerate(self._classes)}
+        first_parts = (os.path.relpath(file, self.name).split(os.sep)[0] for file in self._files)
+        return np.array([numbers.get(part, 0) for part in first_parts], np.int32)
 
 
 def _subfolders(path: pathlib.Path) -> list[str]:
@@ -140,26 +156,40 @@ def _folder_of_split(path: pathlib.Path, split: str) -> tuple[pathlib.Path, list
     return path / by_name[split.lower()][0], [path / name for name in subfolders]
 
 
-def _image_files(root: str) -> list[str]:
-    """The paths of all images below a folder. Follows links to folders, and reads each folder once."""
+def image_files(folder: str | os.PathLike) -> list[str]:
+    """The paths of all images below a folder, in order. Follows links to folders, and reads each folder once.
+
+    Raises:
+      ValueError: if there are none, or if one of them is a link that leads nowhere.
+      FileNotFoundError, NotADirectoryError, PermissionError: if the folder cannot be read.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     plotting.image_grid(np.zeros((1, 4, 4, 1)), f"{folder}/black.png")
+      ...     print([path.removeprefix(folder) for path in datasets.image_files(folder)])
+      ['/black.png']
+    """
     # Plain strings: of all that is kept for an image, only they are many.
-    files, seen, waiting = [], set(), [root]
+    files, seen, waiting = [], set(), [os.fspath(folder)]
     while waiting:
         # Links last, so that a folder that is also linked to is found under its own name, and a loop has no effect.
-        for folder, subfolders, names in os.walk(waiting.pop(0), onerror=_reraise):
-            status = os.stat(folder)
+        for path, subfolders, names in os.walk(waiting.pop(0), onerror=_reraise):
+            status = os.stat(path)
             if (status.st_dev, status.st_ino) in seen:
                 subfolders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
             subfolders.sort()
-            waiting += [path for path in (os.path.join(folder, name) for name in subfolders) if os.path.islink(path)]
+            waiting += [link for link in (os.path.join(path, name) for name in subfolders) if os.path.islink(link)]
             # Hidden files are no images, whatever their suffix: macOS leaves such behind.
             images = [name for name in names if name.lower().endswith(_SUFFIXES) and not name.startswith(".")]
-            files += [os.path.join(folder, name) for name in images]
+            files += [os.path.join(path, name) for name in images]
     for file in files:
         if not os.path.isfile(file):
             raise ValueError(f"{file} does not lead to a file: repair or remove it.")
+    if not files:
+        raise ValueError(f"{folder} holds no images; it must hold files that end in .png, .jpg or .jpeg.")
     return sorted(files, key=lambda file: file.replace(os.sep, "\0"))  # folder by folder
 
 

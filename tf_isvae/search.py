@@ -1,0 +1,346 @@
+"""Visual search: images found by the Hamming distance of their codes.
+
+    index = search.Index(zoo.load("fc_bvae_mnist"), "fc_bvae_mnist")
+    search.extend(index, datasets.image_files("photos"), "photos.index")     # goes on where it was stopped
+    positions, distances = search.load("photos.index").nearest(images, neighbours=10)
+
+The engine is FAISS: `pip install tf_isvae[search]`. Up to a million codes are compared with every query
+(IndexBinaryFlat); beyond, a graph finds most of the nearest in a small part of the time (IndexBinaryHNSW; Malkov &
+Yashunin, arXiv:1603.09320). Not imported by `import tf_isvae`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tf_isvae import checks, datasets, files, zoo
+from tf_isvae.model import CHUNK, DiscreteVAE, check_model
+
+DISTANCES = ("hamming", "expected")
+LARGEST_FLAT = 1_000_000
+"""Above so many codes, the engine is a graph."""
+
+_FORMAT = 1
+_LINKS = 16  # of a code in the graph
+_SAVE_AFTER_SECONDS = 30
+_FEWEST_CANDIDATES = 1000  # whose expected distance is computed if the engine is a graph
+
+
+class Index:
+    """Codes of images, packed into whole bytes, and the paths of the images.
+
+    Args:
+        model: a DiscreteVAE whose latent has bits.
+        name: how `load` finds the model: one of `zoo.names()`, or a path as `zoo.load` takes it.
+
+    Attributes:
+        paths: those of the images, in the order in which they were added.
+        codes: uint8 (images, bits / 8, rounded up); the last byte of each is filled up with zeros.
+
+    Raises:
+        TypeError, ValueError: the model is no DiscreteVAE, or its codes are no bits.
+
+    Example:
+        >>> images = np.random.default_rng(0).random((20, 4, 4, 1))
+        >>> index = search.Index(zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=30), "an example")
+        >>> index.add([f"{i}.png" for i in range(20)], images)
+        >>> positions, distances = index.nearest(images[7:9], neighbours=3)
+        >>> distances[:, 0].tolist(), index.codes.shape
+        ([0, 0], (20, 4))
+    """
+
+    def __init__(self, model: DiscreteVAE, name: str):
+        check_model(model)
+        latent = model.latent
+        if latent.bits(np.zeros((1, latent.code_units), latent.code_dtype)) is None:
+            raise ValueError(
+                f"the codes of the model {name} are no bits; it must have a BernoulliLatent, as fc_bvae_mnist has."
+            )
+        self.model = model
+        self.name = name
+        self.bits = latent.code_units
+        self.paths: list[str] = []
+        self._parts = [np.empty((0, -(-self.bits // 8)), np.uint8)]
+        self._engine = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def codes(self) -> np.ndarray:
+        self._parts = [np.concatenate(self._parts)] if len(self._parts) > 1 else self._parts
+        return self._parts[0]
+
+    def add(self, paths: Sequence[str], images) -> None:
+        """Adds images (n, H, W, C) in [0, 1] under these n paths.
+
+        Raises ValueError if the images are not as described, or the paths are not as many.
+        """
+        if len(paths) != len(images):
+            raise ValueError(f"paths are {len(paths)}; they must be {len(images)}, one for each image.")
+        codes = _encode(self.model, images)[0]
+        self._parts.append(np.packbits(codes.astype(np.uint8), axis=1))
+        self.paths += map(str, paths)
+        self._engine = None
+
+    def remove(self, paths: Sequence[str]) -> int:
+        """Removes the images of these paths, and all below a path that is a folder; returns how many there were.
+
+        Raises ValueError if the index has no image of one of the paths.
+        """
+        leaving = np.zeros(len(self), bool)
+        for path in map(str, paths):
+            found = [own == path or own.startswith(path.rstrip(os.sep) + os.sep) for own in self.paths]
+            if not any(found):
+                raise ValueError(f"{path} is not in the index, nor is anything below it.")
+            leaving |= found
+        self._parts = [self.codes[~leaving]]
+        self.paths = [path for path, leaves in zip(self.paths, leaving, strict=True) if not leaves]
+        self._engine = None
+        return int(leaving.sum())
+
+    def nearest(self, images, neighbours: int = 10, distance: str = "hamming") -> tuple[np.ndarray, np.ndarray]:
+        """The images of the index that are nearest to each of `images`.
+
+        Args:
+            images: (n, H, W, C) in [0, 1].
+            neighbours: how many for each, at most as many as there are in the index.
+            distance: "hamming", in how many bits the codes differ; or "expected", the mean of that over q(z|x) of the
+                query, sum_b |q_b - code_b|: it needs no more storage, and tells images apart whose codes are as far.
+                If the engine is a graph, it orders 1,000 images or ten times as many as asked for.
+
+        Returns:
+            Positions in `paths`, int64 (n, neighbours), nearest first; and the distances, int32, or
+            float32 if expected.
+
+        Raises:
+            ValueError: an argument is not as described. ImportError: FAISS is not installed.
+        """
+        checks.one_of("distance", distance, DISTANCES)
+        neighbours = checks.integer("neighbours", neighbours)
+        if neighbours > len(self):
+            raise ValueError(
+                f"neighbours is {neighbours}; it must be at most {len(self)}, the number of images in the index."
+            )
+        codes, means = _encode(self.model, images)
+        packed = np.packbits(codes.astype(np.uint8), axis=1)
+        if distance == "hamming":
+            return self._search(packed, neighbours)
+        if len(self) <= LARGEST_FLAT:
+            everywhere = np.arange(len(self))
+            found = [_order(everywhere, _expected(mean, self.codes), neighbours) for mean in means]
+        else:
+            candidates, _ = self._search(packed, min(len(self), max(_FEWEST_CANDIDATES, 10 * neighbours)))
+            found = [
+                _order(row, _expected(mean, self.codes[row]), neighbours)
+                for mean, row in zip(means, candidates, strict=True)
+            ]
+        positions, distances = zip(*found, strict=True)
+        return np.stack(positions), np.stack(distances)
+
+    def _search(self, packed: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+        engine = self._ready_engine()
+        if hasattr(engine, "hnsw"):
+            engine.hnsw.efSearch = max(64, 2 * neighbours)
+        distances, positions = engine.search(packed, neighbours)
+        return positions, distances
+
+    def _ready_engine(self):
+        """FAISS's index of the codes."""
+        if self._engine is None:
+            faiss = _faiss()
+            width = 8 * self.codes.shape[1]
+            flat = len(self) <= LARGEST_FLAT
+            self._engine = faiss.IndexBinaryFlat(width) if flat else faiss.IndexBinaryHNSW(width, _LINKS)
+            self._engine.add(self.codes)
+        return self._engine
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the index to one file, whole or not at all. `load` reads it.
+
+        Raises OSError if it cannot be written.
+        """
+        header = {"format": _FORMAT, "bits": self.bits, "images": len(self), "model": self.name}
+        header["digest"] = _digest(self.model)
+        arrays = {"header": _to_bytes(header), "paths": _to_bytes(self.paths), "codes": self.codes}
+        if len(self) > LARGEST_FLAT:  # which takes long to make
+            arrays["graph"] = _faiss().serialize_index_binary(self._ready_engine())
+        with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+
+
+def load(path: str | os.PathLike, model: DiscreteVAE | None = None) -> Index:
+    """The index that `Index.save` wrote.
+
+    Args:
+        path: the file.
+        model: the DiscreteVAE that made its codes; default: found by the name that the index has kept.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no model of that name.
+        ValueError: the file is damaged or of another kind, or the model is not the one that made the codes.
+
+    Example:
+        >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=30)
+        >>> search.Index(model, "an example").save("empty.index")
+        >>> len(search.load("empty.index", model))
+        0
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file; give an index that search.py index wrote.")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            header, paths, codes = _from_bytes(stored["header"]), _from_bytes(stored["paths"]), stored["codes"]
+            graph = stored["graph"] if "graph" in stored.files else None
+        if header["format"] != _FORMAT:
+            raise ValueError(f"format {header['format']}")
+        shape = (header["images"], -(-header["bits"] // 8))
+        if codes.shape != shape or codes.dtype != np.uint8 or len(paths) != len(codes):
+            raise ValueError(f"{len(paths)} paths and codes of shape {codes.shape}, not {shape}")
+    except PermissionError:
+        raise
+    except Exception as error:  # a damaged file may fail anywhere in zipfile, NumPy and json
+        kind = "damaged, or of another kind" if zipfile.is_zipfile(path) else "of another kind, or only a part"
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is {kind} ({reason}); it must be an index that search.py index wrote.") from None
+    name = str(header["model"])
+    model = zoo.load(name) if model is None else model
+    index = Index(model, name)
+    if index.bits != header["bits"] or _digest(model) != header["digest"]:
+        raise ValueError(
+            f"{path} was made by another model of {header['bits']} bits, {name} as it was then; it must be searched "
+            "with that model: name it, or make the index anew."
+        )
+    index.paths, index._parts = list(map(str, paths)), [codes]
+    if graph is not None:
+        engine = _faiss().deserialize_index_binary(graph)
+        if engine.ntotal != len(index) or engine.d != 8 * codes.shape[1]:
+            raise ValueError(f"{path} is damaged (its graph is of {engine.ntotal} codes); make the index anew.")
+        index._engine = engine
+    return index
+
+
+def extend(
+    index: Index,
+    images: Sequence[str | os.PathLike],
+    path: str | os.PathLike,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Adds the image files that the index does not have yet, and writes it to `path`.
+
+    The images are read in chunks. Every half minute, and if it is stopped or an image is broken, what is done is kept
+    in a hidden file beside `path`; the same call goes on from there. It is removed at the end.
+
+    Args:
+        index: where to add them.
+        images: paths of PNG or JPEG images. They are stored as absolute paths.
+        path: the file to write.
+        progress: called with (images done, images in all) after each chunk.
+
+    Returns:
+        How many images were added, those of an earlier call that was stopped included.
+
+    Raises:
+        ValueError: what an earlier call has left is not of this index.
+        OSError: an image cannot be read, or the index cannot be written.
+
+    Example:
+        >>> index = search.Index(zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=30), "an example")
+        >>> plotting.image_grid(np.zeros((1, 4, 4, 1)), "black.png")
+        >>> search.extend(index, ["black.png"], "photos.index"), len(index)
+        (1, 1)
+    """
+    path, before = Path(path), len(index)
+    partial = path.with_name(f".{path.name}.partial")
+    if partial.exists():
+        kept = load(partial, index.model)
+        if kept.paths[:before] != index.paths:
+            raise ValueError(f"{partial}, which another call has left, is not of this index: remove it.")
+        index.paths, index._parts, index._engine = kept.paths, [kept.codes], None
+    known = set(index.paths)
+    wanted = [name for name in dict.fromkeys(map(os.path.abspath, images)) if name not in known]
+    begin, in_all = len(index) - before, len(index) - before + len(wanted)
+    saved = time.monotonic()
+    try:
+        for i in range(0, len(wanted), CHUNK):
+            chunk = wanted[i : i + CHUNK]
+            index.add(chunk, datasets.read_images(chunk, index.model.image_shape))
+            if progress is not None:
+                progress(begin + i + len(chunk), in_all)
+            if time.monotonic() - saved > _SAVE_AFTER_SECONDS:
+                index.save(partial)
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        index.save(partial)
+        raise KeyboardInterrupt(
+            f"stopped after {len(index) - before} images, which the same command goes on from"
+        ) from None
+    except ValueError as error:
+        index.save(partial)
+        raise OSError(f"{error} {len(index) - before} images are kept, which the same command goes on from") from None
+    index.save(path)
+    partial.unlink(missing_ok=True)
+    return len(index) - before
+
+
+def _encode(model: DiscreteVAE, images) -> tuple[np.ndarray, np.ndarray]:
+    """The bits of images, and q(z = 1|x): int32 and float32 (n, bits)."""
+    images = checks.images("images", images, model.image_shape)
+    codes, means = [], []
+    for i in range(0, len(images), CHUNK):
+        q = model.latent.posterior(model.encoder(images[i : i + CHUNK], training=False))
+        codes.append(model.latent.bits(model.latent.to_codes(q.mode()).numpy()))
+        means.append(q.mean().numpy())
+    return np.concatenate(codes), np.concatenate(means)
+
+
+def _expected(mean: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """sum_b |q_b - code_b| of one query's q(z = 1|x) (bits,) to packed codes (n, bytes): float32 (n,)."""
+    padded = np.zeros(8 * codes.shape[1])
+    padded[: len(mean)] = 1.0 - 2.0 * mean
+    # What each value of a byte adds, so that no code need be unpacked.
+    values = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    tables = padded.reshape(-1, 8) @ values.T
+    distances = np.full(len(codes), mean.sum(dtype=np.float64))
+    for table, column in zip(tables, codes.T, strict=True):
+        distances += table[column]
+    return distances.astype(np.float32)
+
+
+def _order(positions: np.ndarray, distances: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+    nearest = np.argsort(distances, kind="stable")[:neighbours]
+    return positions[nearest], distances[nearest]
+
+
+def _digest(model: DiscreteVAE) -> str:
+    """What identifies the codes that a model gives: SHA-256 of its encoder and latent, in hexadecimal digits."""
+    config = {"shape": model.image_shape, "latent": model.latent.get_config(), "encoder": model.encoder.get_config()}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for weight in model.encoder.get_weights():
+        digest.update(np.ascontiguousarray(weight))
+    return digest.hexdigest()
+
+
+def _to_bytes(value) -> np.ndarray:
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def _from_bytes(stored: np.ndarray):
+    return json.loads(stored.tobytes())
+
+
+def _faiss():
+    try:
+        import faiss
+    except ImportError:
+        raise ImportError("searching needs FAISS: pip install 'tf_isvae[search]', or faiss-cpu.") from None
+    return faiss
