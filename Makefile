@@ -15,7 +15,7 @@ TESTS = $(BIN)/python -m pytest -n auto --dist worksteal
 
 install: $(VENV)/installed
 
-$(VENV)/installed: setup.cfg pyproject.toml
+$(VENV)/installed: setup.cfg setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,docs]'
 	touch $@

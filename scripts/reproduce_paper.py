@@ -17,8 +17,9 @@ import re
 import shutil
 from pathlib import Path
 
-import command_line
 import paper_report
+import tf_isvae_command  # noqa: F401  (the package then waits)
+from tf_isvae.commands import command_line
 
 # The settings of training.Config.
 EXPERIMENTS = {

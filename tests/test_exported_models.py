@@ -1,7 +1,6 @@
 """exported_models/: every model loads in each format, and reproduces the figures of its card on 1,000 test images."""
 
 import hashlib
-import importlib
 import json
 import runpy
 import sys
@@ -13,6 +12,7 @@ import tensorflow as tf
 from helpers import ROOT, tfds_has
 
 from tf_isvae import evaluation, training, zoo
+from tf_isvae.commands import export
 from tf_isvae.precision import cap_below_bfloat16, layers_in, stored_in
 
 FOLDERS = sorted(path.parent for path in ROOT.glob("exported_models/*/metadata.json"))
@@ -121,14 +121,12 @@ def check(kind, one, codes, elbo):
 
 
 @pytest.mark.parametrize("one", ["small"], indirect=True)
-def test_rounded_weights(one, tmp_path, monkeypatch):
+def test_rounded_weights(one, tmp_path):
     """bfloat16 has 8 significant bits: each entry of a matrix moves by at most 1/256 of it. The card tells."""
     folder, card, model, _ = one
     rounded = tmp_path / "rounded"
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    script = importlib.import_module("export")
     given = [str(folder / f"{folder.name}.keras"), "--to", str(rounded), "--keras", "--round-weights"]
-    script.export_to_folder(script.prepare(script.make_parser().parse_args(given)))
+    export.work(export.prepare(export.make_parser().parse_args(given)))
     copy = zoo.load(rounded)
     for mine, other in zip(copy.trainable_weights, model.trainable_weights, strict=True):
         mine, other = mine.numpy(), other.numpy()

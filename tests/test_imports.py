@@ -1,21 +1,22 @@
 """Who imports whom: one direction in the package, no script from another, and nothing slow before it is used."""
 
 import ast
+import re
 
 import pytest
 from conftest import ROOT
 
 # A module imports only from those above it.
 ORDER = (
-    *("checks", "files", "_private_apis", "posteriors", "latents", "likelihoods", "estimators"),
+    *("_lazy", "checks", "recipes", "files", "_private_apis", "posteriors", "latents", "likelihoods", "estimators"),
     *("priors", "networks", "model", "fitting", "precision"),
     *("keras_files", "zoo", "optimizers", "datasets", "evaluation", "callbacks", "plotting", "training"),
-    *("wrappers", "search", "export"),
+    *("wrappers", "search", "export", "commands"),
 )
 # The same within export/.
 EXPORT = ("bad_input", "signatures", "versions", "serving", "litert", "formats", "card", "saved_model", "folder")
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tf_isvae").rglob("*.py"))
-SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "scripts").glob("*.py"))
+COMMANDS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tf_isvae" / "commands").glob("[a-z]*.py"))
 
 
 def imported(path):
@@ -44,14 +45,28 @@ def test_a_room_of_export_uses_only_those_above_it(room):
     }
 
 
-def runs_alone(path):
-    return "__main__" in (ROOT / path).read_text()
+@pytest.mark.parametrize("path", COMMANDS)
+def test_no_command_imports_another(path):
+    of_commands = {name for name in imported(path) if name.startswith("tf_isvae.commands.")}
+    assert of_commands == ({"tf_isvae.commands.command_line"} if "command_line" not in path else set())
 
 
-@pytest.mark.parametrize("path", SCRIPTS)
-def test_no_script_imports_another(path):
-    scripts = {other.split("/")[1].removesuffix(".py") for other in SCRIPTS if runs_alone(other)}
-    assert "train" in scripts and not scripts & {name.partition(".")[0] for name in imported(path)}
+@pytest.mark.parametrize("script", ["train", "evaluate", "benchmark", "compare_estimators"])
+def test_help_does_not_wait(fresh_python, script):
+    """--help imports nothing that takes long, and has the same options by either name."""
+    show = "import sys; sys.argv[1:] = [{!r}, '--help']; import tf_isvae_command\n"
+    show += "try: tf_isvae_command.main()\nfinally: assert not {{'numpy', 'keras', 'tensorflow'}} & {{*sys.modules}}"
+    command, done = fresh_python("-c", show.format(script)), fresh_python(f"scripts/{script}.py", "--help")
+    assert (command.returncode, done.returncode, command.stderr + done.stderr) == (0, 0, "")
+    assert command.stdout.startswith(f"usage: tf_isvae {script} ")
+    options = r"^  --[a-z-]+.*"
+    assert re.findall(options, command.stdout, re.M) == re.findall(options, done.stdout, re.M)
+    assert "python scripts/" not in command.stdout and "python scripts/" in done.stdout
+
+
+def test_another_backend_of_keras(fresh_python):
+    done = fresh_python("-c", "import tf_isvae", environment={"KERAS_BACKEND": "jax"})
+    assert done.stderr.splitlines()[-1].startswith("ImportError: KERAS_BACKEND is jax; tf_isvae needs it to be tensor")
 
 
 @pytest.mark.all

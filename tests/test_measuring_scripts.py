@@ -1,25 +1,16 @@
-"""scripts/benchmark.py and scripts/compare_estimators.py: what they count, and what they refuse."""
-
-import importlib
+"""The commands benchmark and compare_estimators: what they count, and what they refuse."""
 
 import keras
 import numpy as np
 import pytest
-from helpers import ROOT
 from matplotlib.image import imread
 
 from tf_isvae import networks, zoo
+from tf_isvae.commands import benchmark, compare_estimators
 
 
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module
-
-
-def test_multiplications_of_a_training_step(script):
+def test_multiplications_of_a_training_step():
     """By hand: forward, by weights, by inputs; neither images nor sampled codes need the last."""
-    benchmark = script("benchmark")
     dense = 784 * 1024 + 1024 * 50
     assert benchmark.training_multiplications(zoo.build("fc_bvae")) == 3 * 2 * dense - 784 * 1024 - 50 * 1024
     first = 14 * 14 * 32 * 9
@@ -30,9 +21,9 @@ def test_multiplications_of_a_training_step(script):
     assert benchmark.training_multiplications(zoo.build("cnn_bvae")) == 3 * forward - first - 50 * 52
 
 
-def test_bare_products_are_those_of_the_encoder(script):
+def test_bare_products_are_those_of_the_encoder():
     """Without bias (which begins at 0) and relu, the encoder itself; convolutions by their own layers."""
-    bare_products = script("benchmark").bare_products
+    bare_products = benchmark.bare_products
     images = np.random.default_rng(0).random((5, 6, 7, 2), np.float32)
     for encoder in (networks.dense_encoder((6, 7, 2), 4, (8,)), networks.conv_encoder((6, 7, 2), 4)):
         expected = images
@@ -43,12 +34,12 @@ def test_bare_products_are_those_of_the_encoder(script):
         np.testing.assert_allclose(bare_products(encoder)(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_protocols_have_files_of_their_own(script):
-    compare = script("compare_estimators")
+def test_protocols_have_files_of_their_own():
     settings = [[], ["--precision", "mixed_bfloat16"], ["--categorical", "24x4"]]
     settings.append(settings[1] + settings[2])
     settings += [[*given, "--seed", "7"] for given in settings]
-    assert len({compare.variant(compare.make_parser().parse_args(given)) for given in settings}) == 8
+    parser = compare_estimators.make_parser()
+    assert len({compare_estimators.variant(parser.parse_args(given)) for given in settings}) == 8
 
 
 @pytest.mark.all
@@ -76,19 +67,19 @@ def test_a_comparison_goes_on(prepared, apart, tmp_path, categorical):
         (30, 40, 2),
     ],
 )
-def test_steps_of_a_call(script, between, taken, steps):
+def test_steps_of_a_call(between, taken, steps):
     """Ten calls or more between two evaluations, of equal length; 5001 is 3 times a prime; 30 and 40 have 10 in common.
 
     The length divides the steps that have been taken as well, so that the next evaluation is met.
     """
-    assert script("compare_estimators").steps_per_call(between, taken) == steps
+    assert compare_estimators.steps_per_call(between, taken) == steps
 
 
-def test_the_figure_of_a_comparison(script, tmp_path):
+def test_the_figure_of_a_comparison(tmp_path):
     """A run in the middle of its training has fewer rows than the others."""
     rows = [{"step": 10.0 * i, "seconds": i / 3, "train_elbo": -200 / i} for i in range(1, 4)]
     path = tmp_path / "elbo.png"
-    script("compare_estimators").draw({"one": rows, "two": rows[:1]}, path)
+    compare_estimators.draw({"one": rows, "two": rows[:1]}, path)
     image = imread(path)
     assert image.shape[1] > 1000 and len(np.unique(image.reshape(-1, image.shape[-1]), axis=0)) > 10
     assert list(tmp_path.iterdir()) == [path]

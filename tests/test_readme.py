@@ -8,6 +8,8 @@ import shlex
 import pytest
 from conftest import ROOT
 
+from tf_isvae import commands
+
 README = ROOT / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
 
@@ -31,16 +33,18 @@ def test_every_file_it_shows_exists():
 
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/*.md", "exported_models/*/README.md", "scripts/*.py")
+    for pattern in ("*.md", "docs/*.md", "exported_models/*/README.md", "scripts/*.py", "tf_isvae/commands/*.py")
     for path in ROOT.glob(pattern)
 )
 
 
 @pytest.fixture
 def parser(monkeypatch):
-    """The parser of a script by its name."""
+    """The parser of a command, or of a script that is none, by its name."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    return lambda name: importlib.import_module(name).make_parser()
+    return lambda name: importlib.import_module(
+        f"tf_isvae.commands.{name}" if name in commands.COMMANDS else name
+    ).make_parser()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -49,7 +53,9 @@ def test_its_commands_are_accepted(document, parser):
     text = (ROOT / document).read_text()
     if document.endswith(".py"):
         text = ast.get_docstring(ast.parse(text)) or ""
-    for name, arguments in re.findall(r"python scripts/(\w+)\.py([^`$\n]*)[`\n]", text.replace("\\\n", " ") + "\n"):
+    names = "|".join([*commands.COMMANDS, "reproduce_paper"])
+    command = rf"(?:python scripts/|tf_isvae )({names})(?:\.py)?\b([^`$\n]*)[`\n]"
+    for name, arguments in re.findall(command, text.replace("\\\n", " ") + "\n"):
         # A remark stands behind a # or some blanks.
         arguments = re.split(r"#| {2,}", arguments)[0]
         parser(name).parse_args(shlex.split(arguments))
@@ -57,6 +63,6 @@ def test_its_commands_are_accepted(document, parser):
 
 def test_every_option_it_names_exists(parser):
     options = set(re.findall(r"(?<![-|])--[a-z][a-z-]*", README.read_text()))
-    scripts = [path.stem for path in (ROOT / "scripts").glob("*.py") if "def make_parser" in path.read_text()]
+    scripts = [*commands.COMMANDS, "reproduce_paper"]
     assert options
     assert options <= {option for name in scripts for option in re.findall(r"--[a-z-]+", parser(name).format_help())}

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import functools
-import importlib
 import json
 import os
 import random
@@ -21,6 +20,7 @@ from PIL import Image
 
 from tf_isvae import training
 from tf_isvae.callbacks import NonFiniteLoss
+from tf_isvae.commands import command_line
 
 SCRIPT = ROOT / "scripts" / "train.py"
 EPOCHS = 15
@@ -201,9 +201,7 @@ def test_help_lists_every_option(train):
 )
 def test_exit_statuses(monkeypatch, capfd, error, in_preparation, in_work):
     """Only what the preparation refuses is a bad argument; a defect of the program comes with its traceback."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.setattr(sys, "argv", ["scripts/some.py"])
-    command_line = importlib.import_module("command_line")
 
     def fail(given):
         raise error

@@ -95,7 +95,7 @@ def test_the_default_is_the_best_recipe(model, estimator):
 
 @pytest.mark.parametrize("instructions, precision", [(True, "mixed_bfloat16"), (False, "float32")])
 def test_the_fastest_precision_depends_on_the_machine(monkeypatch, instructions, precision):
-    monkeypatch.setattr(training.config, "multiplies_bfloat16", lambda: instructions)
+    monkeypatch.setattr("tf_isvae.precision.multiplies_bfloat16", lambda: instructions)
     assert Config(precision="fastest").precision == precision == Config(model="fc_bvae").precision
     assert Config(precision="float32").precision == "float32"
 

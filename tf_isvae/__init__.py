@@ -11,22 +11,37 @@ The examples of the reference begin with
     from tf_isvae import plotting, posteriors, search, training, wrappers
 """
 
-from tf_isvae import (
-    callbacks,
-    datasets,
-    estimators,
-    evaluation,
-    export,
-    latents,
-    likelihoods,
-    networks,
-    optimizers,
-    priors,
-    zoo,
-)
-from tf_isvae.fitting import fit_prior
-from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent
-from tf_isvae.model import DiscreteVAE
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from tf_isvae import _lazy
+
+__version__ = "0.1.0"
+
+if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+    raise ImportError(
+        f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']}; tf_isvae needs it to be tensorflow: set it so, or unset it, "
+        "before Keras is imported."
+    )
+
+if TYPE_CHECKING:
+    from tf_isvae import (
+        callbacks,
+        datasets,
+        estimators,
+        evaluation,
+        export,
+        latents,
+        likelihoods,
+        networks,
+        optimizers,
+        priors,
+        zoo,
+    )
+    from tf_isvae.fitting import fit_prior
+    from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent
+    from tf_isvae.model import DiscreteVAE
 
 __all__ = [
     "BernoulliLatent",
@@ -46,3 +61,32 @@ __all__ = [
     "priors",
     "zoo",
 ]
+
+__getattr__ = _lazy.attributes(
+    __name__,
+    {
+        **dict.fromkeys(__all__),
+        **dict.fromkeys(("BernoulliLatent", "CategoricalLatent", "GaussianLatent"), "tf_isvae.latents"),
+        "DiscreteVAE": "tf_isvae.model",
+        "fit_prior": "tf_isvae.fitting",
+    },
+)
+
+
+def import_all() -> None:
+    """Imports what `__all__` names. Raises ImportError if Keras has another backend than TensorFlow."""
+    import keras
+
+    # A file of Keras's settings may name another one too.
+    if keras.config.backend() != "tensorflow":
+        raise ImportError(
+            f"Keras's backend is {keras.config.backend()}; tf_isvae needs it to be tensorflow: set KERAS_BACKEND so "
+            "before Keras is imported."
+        )
+    for name in __all__:
+        __getattr__(name)
+
+
+# All of it at once, so that Keras can make what is in a .keras file: only the command line begins with less.
+if "tf_isvae_command" not in sys.modules:
+    import_all()

@@ -12,10 +12,13 @@ import numbers
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-import keras
-import numpy as np
-import tensorflow as tf
+if TYPE_CHECKING:  # NumPy and TensorFlow are imported where images are looked at: the command line does without
+    import numpy as np
+
+# Sums over all codes are exact; they are taken if there are at most so many.
+MAX_ENUMERATED_CODES = 4096
 
 
 def integer(name: str, value: int, minimum: int | None = 1, below: int | None = None) -> int:
@@ -82,7 +85,8 @@ def image_size(name: str, value: int | Sequence[int]) -> tuple[int, int]:
 def one_of(name: str, value, accepted: Iterable):
     """`value` itself, NumPy's integers as int. Raises ValueError if it is none of `accepted`."""
     accepted = tuple(accepted)
-    value = int(value) if isinstance(value, np.integer) else value
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    value = int(value) if is_integer else value
     # The type too: True equals 1, and an array equals nothing or everything.
     if not any(type(value) is type(choice) and value == choice for choice in accepted):
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, accepted))}.")
@@ -98,6 +102,8 @@ def flag(name: str, value: bool) -> bool:
 
 def array(name: str, values, expected: str) -> np.ndarray:
     """`values` as an array. Raises ValueError if they are nested sequences of different lengths."""
+    import numpy as np
+
     try:
         return np.asarray(values)
     except ValueError:
@@ -114,6 +120,9 @@ def images(name: str, values, image_shape: tuple[int, int, int] | None = None) -
         TypeError: they are not numbers, or come as a data set.
         ValueError: a wrong shape, no images, NaN, or values outside [0, 1].
     """
+    import numpy as np
+    import tensorflow as tf
+
     expected = f"(n, {', '.join(map(str, image_shape or 'HWC'))})"
     if isinstance(values, tf.data.Dataset):
         raise TypeError(
@@ -136,6 +145,9 @@ def images(name: str, values, image_shape: tuple[int, int, int] | None = None) -
 
 def eager_images(name: str, given, image_shape: tuple[int, int, int]) -> None:
     """Checks what a model is called on as `images` does; what has no values yet, in a graph, is left to Keras."""
+    import keras
+    import tensorflow as tf
+
     if tf.is_tensor(given) and not hasattr(given, "numpy") or isinstance(given, keras.KerasTensor):
         return
     images(name, given, image_shape)
@@ -143,6 +155,8 @@ def eager_images(name: str, given, image_shape: tuple[int, int, int]) -> None:
 
 def unit_interval(name: str, values: np.ndarray) -> None:
     """Raises ValueError unless all of `values`, an array that is not empty, lie in [0, 1]."""
+    import numpy as np
+
     low, high = values.min(), values.max()
     if low >= 0 and high <= 1:
         return
@@ -157,6 +171,9 @@ def training_images(name: str, given, image_shape: tuple[int, int, int]) -> None
 
     Raises TypeError or ValueError as `images` does, or if there is no batch.
     """
+    import numpy as np
+    import tensorflow as tf
+
     if given is None or isinstance(given, (str, os.PathLike)):
         raise TypeError(
             f"{name} are {given!r}; they must be an array, or a data set of batches in [0, 1]: datasets.load(...)."

@@ -19,11 +19,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_isvae.checks import MAX_ENUMERATED_CODES
+
 tfd = tfp.distributions
 tfb = tfp.bijectors
 
-# Sums over all codes are exact; they are taken if there are at most so many.
-MAX_ENUMERATED_CODES = 4096
 
 # LiteRT writes ln(1 + e^l) literally, which is infinite from l = 89 on. Of a bit with a logit beyond this nothing
 # changes in float32.

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from tf_isvae import checks
 from tf_isvae.model import DiscreteVAE, check_model
+from tf_isvae.recipes import PRECISIONS
 
-# Names of Keras's dtype policies. Log-densities and their sums are float32 in either.
-PRECISIONS = ("float32", "mixed_bfloat16")
+# Log-densities and their sums are float32 in either.
 # Values of ONEDNN_MAX_CPU_ISA, in lower case, that leave oneDNN without instructions for bfloat16 products; it ignores
 # what it does not know. (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html)
 CAPS_BELOW_BFLOAT16 = {

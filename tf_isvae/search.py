@@ -4,7 +4,7 @@
     search.extend(index, datasets.image_files("photos"), "photos.index")     # goes on where it was stopped
     positions, distances = search.load("photos.index").nearest(images, neighbours=10)
 
-The engine is FAISS: `pip install tf_isvae[search]`. Up to a million codes are compared with every query
+The engine is FAISS: `pip install faiss-cpu`. Up to a million codes are compared with every query
 (IndexBinaryFlat); beyond, a graph finds most of the nearest in a small part of the time (IndexBinaryHNSW; Malkov &
 Yashunin, arXiv:1603.09320). Not imported by `import tf_isvae`.
 """
@@ -342,5 +342,5 @@ def _faiss():
     try:
         import faiss
     except ImportError:
-        raise ImportError("searching needs FAISS: pip install 'tf_isvae[search]', or faiss-cpu.") from None
+        raise ImportError("searching needs FAISS, which is not installed: pip install faiss-cpu.") from None
     return faiss

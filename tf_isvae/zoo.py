@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import keras
 
-from tf_isvae import checks, estimators, keras_files, likelihoods, networks
+from tf_isvae import checks, estimators, keras_files, likelihoods, networks, recipes
 from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent, Latent
 from tf_isvae.model import DiscreteVAE
-from tf_isvae.posteriors import MAX_ENUMERATED_CODES
 from tf_isvae.precision import in_precision
 
 
@@ -22,118 +21,57 @@ class Row(NamedTuple):
 
     latent: Callable[[int | tuple[int, int]], Latent]
     """Makes the latent from `latent_dim`."""
-    latent_dim: int | tuple[int, int]
-    """The paper's."""
     encoder: Callable[[Sequence[int], int], keras.Model]
     """Makes it from the image shape and the width of its output."""
     decoder: Callable[[int, Sequence[int]], keras.Model]
     """Makes it from the width of z and the image shape."""
+    latent_dim: int | tuple[int, int]
     estimator: Callable[[int | tuple[int, int]], str]
-    """The name of the best estimator known for a `latent_dim` (docs/estimators.md has the figures)."""
     recipes: dict[str, dict]
-    """Recipe -> what it fixes of the settings of a run (training.Config); without an estimator, it takes that above."""
+    """These three are those of recipes.MODELS."""
 
 
 def _categorical(latent_dim: int | tuple[int, int]) -> CategoricalLatent:
-    variables, categories = _variables_and_categories(latent_dim)
+    variables, categories = recipes.variables_and_categories(latent_dim)
     return CategoricalLatent(categories, variables)
 
 
-def _enumerated_if_possible(latent_dim: int | tuple[int, int]) -> str:
-    variables, categories = _variables_and_categories(latent_dim)
-    return "Enumerated" if categories**variables <= MAX_ENUMERATED_CODES else "LeaveOneOut"
-
-
-def _variables_and_categories(latent_dim: int | tuple[int, int]) -> tuple[int, int]:
-    return latent_dim if isinstance(latent_dim, tuple) else (1, latent_dim)
-
-
-# What a recipe fixes, unless a setting of the run says otherwise. `kl_start` and `kl_epochs` are those of
-# callbacks.KLAnnealing; the schedule "cosine" takes the learning rate to 0 at the end of the run; start_at_mean is
-# networks.start_at_mean.
-#
-# The figures that chose them: test -ELBO in nats per image, grey MNIST, seed 0, and seconds on one core of an AMD EPYC
-# with avx512_bf16, beside other jobs.
-#   fc_bvae   paper 124.6 (300 epochs, 2,180 s); best passes 124.6 after 49 s and ends at 106.2 (2,164 s).
-#             With Linearized() for DisARM(): 0.8 nats lower after 10 epochs, no lower after the same seconds.
-#   cnn_bvae  paper 129.5 (300 epochs, 7,078 s); best below 115 after 67 epochs (1,965 s) and
-#             112.4 after 160 (5,464 s), in mixed_bfloat16.
-#   fc_cvae   paper 158.1 (300 epochs, 2,360 s); best 139.3 (249 s), all 100 codes used.
-#             Without annealing 192.7 and 4 codes, from a weight of 100 151.5 and 45 (the prototype).
-#   cnn_cvae  paper 205.9 after 100 epochs (one code); best 140.4 in mixed_bfloat16 (713 s), all 100 codes used.
-# On the digits (FC BVAE, 60 epochs at batch 64, cosine): ImportanceSampling 374, DisARM 304, with start_at_mean 301,
-# with a KL weight from 10 in 10 epochs besides 308.
-_PAPER = {  # section 6 of the paper, for all models
-    "estimator": "ImportanceSampling",
-    "epochs": 300,
-    "batch_size": 2048,
-    "learning_rate": 1e-3,
-    "schedule": "constant",
-    "kl_start": 1.0,
-    "kl_epochs": 0,
-    "start_at_mean": False,
-    "precision": "float32",
-}
-_BEST = {name: value for name, value in _PAPER.items() if name != "estimator"}
-_BITS = {**_BEST, "batch_size": 256, "schedule": "cosine", "start_at_mean": True}
-_ANNEALED = {**_BEST, "schedule": "cosine", "kl_start": 30.0}
-
-# The paper's table 1; last, the conventional VAE of its sections 1 and 2, with the same networks and an estimator of
-# its own in both recipes.
+# The paper's table 1; last, the conventional VAE of its sections 1 and 2, with the same networks.
 MODELS = {
     "fc_bvae": Row(
         latent=BernoulliLatent,
-        latent_dim=50,
         encoder=networks.dense_encoder,
         decoder=networks.dense_decoder,
-        estimator=lambda latent_dim: "DisARM",
-        recipes={"best": {**_BITS, "epochs": 220, "precision": "fastest"}, "paper": _PAPER},
+        **recipes.MODELS["fc_bvae"]._asdict(),
     ),
     "fc_cvae": Row(
         latent=_categorical,
-        latent_dim=100,
         encoder=networks.dense_encoder,
         decoder=networks.dense_decoder,
-        estimator=_enumerated_if_possible,
-        recipes={"best": {**_ANNEALED, "epochs": 60, "kl_epochs": 30}, "paper": _PAPER},
+        **recipes.MODELS["fc_cvae"]._asdict(),
     ),
     "cnn_bvae": Row(
         latent=BernoulliLatent,
-        latent_dim=50,
         encoder=networks.conv_encoder,
         decoder=networks.conv_decoder,
-        estimator=lambda latent_dim: "DisARM",
-        recipes={"best": {**_BITS, "epochs": 160}, "paper": _PAPER},
+        **recipes.MODELS["cnn_bvae"]._asdict(),
     ),
     "cnn_cvae": Row(
         latent=_categorical,
-        latent_dim=100,
         encoder=networks.conv_encoder,
         decoder=networks.conv_decoder,
-        estimator=_enumerated_if_possible,
-        recipes={"best": {**_ANNEALED, "epochs": 40, "kl_epochs": 20}, "paper": _PAPER},
+        **recipes.MODELS["cnn_cvae"]._asdict(),
     ),
     "fc_vae": Row(
         latent=GaussianLatent,
-        latent_dim=50,
         encoder=networks.dense_encoder,
         decoder=networks.dense_decoder,
-        estimator=lambda latent_dim: "Reparameterized",
-        recipes={"best": _BEST, "paper": _BEST},
+        **recipes.MODELS["fc_vae"]._asdict(),
     ),
 }
 
 # Names the folder of trained models of an installed package; each of them is a folder as scripts/export.py writes it.
 MODELS_VARIABLE = "TF_ISVAE_MODELS"
-
-
-def check_name(name: str) -> str:
-    """`name` itself. Raises ValueError if `build` knows no model of this name."""
-    if name not in tuple(MODELS):  # which takes a name of any type
-        near = difflib.get_close_matches(str(name), MODELS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}.{hint}")
-    return name
 
 
 def build(
@@ -171,7 +109,7 @@ def build(
         >>> model.latent.num_codes
         64
     """
-    row = MODELS[check_name(name)]
+    row = MODELS[recipes.check_name(name)]
     latent_dim = row.latent_dim if latent_dim is None else checks.integer_or_pair("latent_dim", latent_dim)
     latent = row.latent(latent_dim)
     likelihood = likelihoods.Bernoulli() if likelihood is None else likelihood
@@ -191,7 +129,7 @@ def build(
 
 
 def names() -> list[str]:
-    """The trained models that `load` finds by name: in the folder that TF_ISVAE_MODELS names, and in a clone.
+    """The trained models that `load` finds by name: in the folder that TF_ISVAE_MODELS names, and the package's own.
 
     Example:
         >>> [name for name in zoo.names() if name.startswith("fc_bvae")]
@@ -209,8 +147,8 @@ def load(name: str | os.PathLike, precision: str | None = "float32") -> Discrete
         precision: what the networks compute in, whatever they were trained in: "float32" or "mixed_bfloat16", which is
             fast on processors with instructions for it only; None for the precision of the file.
 
-    A name is first looked for in the folder that the environment variable TF_ISVAE_MODELS names, then in
-    exported_models/ beside the package, as in a clone of the repository.
+    A name is first looked for in the folder that the environment variable TF_ISVAE_MODELS names, then among the models
+    that come with the package: exported_models/ beside it in a clone of the repository, in it after an installation.
 
     Raises:
         FileNotFoundError: no such model; the text says which there are.
@@ -249,7 +187,9 @@ def _find(name: str | os.PathLike) -> Path:
 
 def _model_folders() -> list[Path]:
     named = os.environ.get(MODELS_VARIABLE)
-    return [*([Path(named)] if named else []), Path(__file__).resolve().parents[1] / "exported_models"]
+    package = Path(__file__).resolve().parent
+    clone, installed = package.parent / "exported_models", package / "exported_models"  # setup.py maps one to the other
+    return [*([Path(named)] if named else []), installed if installed.is_dir() else clone]
 
 
 def _trained() -> dict[str, Path]:

@@ -2,23 +2,18 @@
 
 import json
 import shlex
-import sys
 from pathlib import Path
 
-from helpers import ROOT
-
 from tf_isvae import training
+from tf_isvae.commands import train
 
 
 def main(folder, settings):
     """Trains <folder>/one, and <folder>/two as the command says; returns the command."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    import train
-
     training.train(training.Config(**settings, run_dir=str(folder / "one")))
     command = training.command(json.loads(Path(folder / "one" / "config.json").read_text()))
     python, script, *arguments = shlex.split(command)
     assert (python, script) == ("python", "scripts/train.py")
     given = train.make_parser().parse_args([*arguments, "--run-dir", str(folder / "two")])
-    train.train(train.prepare(given))
+    train.work(train.prepare(given))
     return command

@@ -1,21 +1,16 @@
 """scripts/compare_estimators.py in one call, and in three of which one is stopped; returns the rows of both."""
 
 import signal
-import sys
-
-from helpers import ROOT
 
 from tf_isvae import files, training
+from tf_isvae.commands import compare_estimators
 
 
 def main(folder, categorical):
-    sys.path.insert(0, str(ROOT / "scripts"))
-    import compare_estimators
-
     def compare(name, steps, evaluate_every):
         given = ["--estimators", "LeaveOneOut:2", "--run-dir", str(folder / name), *categorical]
         given += ["--steps", str(steps), "--evaluate-every", str(evaluate_every)]
-        compare_estimators.compare(compare_estimators.prepare(compare_estimators.make_parser().parse_args(given)))
+        compare_estimators.work(compare_estimators.prepare(compare_estimators.make_parser().parse_args(given)))
         (history,) = (folder / name).glob("*/history.csv")
         return files.read_csv(history)
 

@@ -7,22 +7,20 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tf_isvae import estimators, zoo
-from tf_isvae.precision import PRECISIONS, multiplies_bfloat16
+from tf_isvae import recipes
+from tf_isvae.recipes import PRECISIONS
 from tf_isvae.training import settings
 from tf_isvae.training.settings import setting
-from tf_isvae.training.workers import STRATEGIES
+
+if TYPE_CHECKING:  # TensorFlow is imported where a setting needs it: the command line does without
+    from tf_isvae import estimators
 
 SCHEDULES = ("constant", "cosine")
-RECIPES = {
-    recipe: {
-        name: {"estimator": row.estimator(row.latent_dim), **row.recipes[recipe]} for name, row in zoo.MODELS.items()
-    }
-    for recipe in ("best", "paper")
-}
-"""What a recipe fixes: recipe -> model -> settings. They are written in the rows of `zoo.MODELS`."""
+STRATEGIES = ("default", "mirrored", "multi_worker")
+RECIPES = {recipe: recipes.by_recipe(recipe) for recipe in ("best", "paper")}
+"""What a recipe fixes: recipe -> model -> settings. They are written in the rows of `recipes.MODELS`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Config:
         ('Enumerated', 60)
     """
 
-    model: str = setting("fc_bvae", settings.Checked(zoo.check_name), f"one of {', '.join(zoo.MODELS)}")
+    model: str = setting("fc_bvae", settings.Checked(recipes.check_name), f"one of {', '.join(recipes.MODELS)}")
     dataset: str = setting(
         "mnist", settings.Kind(), "mnist, fashion_mnist, digits, another TFDS name, an .npz file or a folder of images"
     )
@@ -125,7 +123,7 @@ class Config:
 
         for name in ("model", "recipe"):
             check(name)
-        row = zoo.MODELS[self.model]
+        row = recipes.MODELS[self.model]
         defaults = {"latent_dim": row.latent_dim, **row.recipes[self.recipe]}
         for name, value in defaults.items():
             if getattr(self, name) is None:
@@ -136,6 +134,8 @@ class Config:
         for name in fields:
             check(name)
         if self.precision == "fastest":
+            from tf_isvae.precision import multiplies_bfloat16
+
             assign("precision", "mixed_bfloat16" if multiplies_bfloat16() else "float32")
 
     def make_estimator(self) -> estimators.Estimator:

@@ -10,11 +10,12 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
+from tf_isvae import checks
 
-from tf_isvae import checks, estimators
+if TYPE_CHECKING:  # Keras is imported where estimators are looked at: the command line does without
+    from tf_isvae import estimators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,10 @@ class Estimator(Kind):
         if isinstance(value, (str, dict)):
             self.make(value)
             return value
+        import keras
+
+        from tf_isvae import estimators
+
         estimator = estimators.get(value)
         try:
             return estimators.name_of(estimator)
@@ -141,8 +146,12 @@ class Estimator(Kind):
     @staticmethod
     def make(kept: str | dict) -> estimators.Estimator:
         """The object that `check` keeps in this form. Raises ValueError if it stands for none."""
+        from tf_isvae import estimators
+
         if isinstance(kept, str):
             return estimators.get(kept)
+        import keras
+
         try:
             return estimators.get(keras.saving.deserialize_keras_object(kept))
         except Exception as error:  # a config may be wrong anywhere

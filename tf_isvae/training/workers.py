@@ -20,7 +20,6 @@ import tensorflow as tf
 from tf_isvae import _private_apis
 from tf_isvae.training import signals
 
-STRATEGIES = ("default", "mirrored", "multi_worker")
 # Several workers ask each other in every so many steps whether to stop or to save: one more small all-reduce.
 AGREE_STEPS = 10
 

@@ -1,4 +1,4 @@
-"""What the scripts share: errors of one line, and exit statuses.
+"""What the commands share: errors of one line, and exit statuses.
 
 2: bad arguments. 1: the work failed. 130, 143: stopped by Ctrl-C or SIGTERM.
 """
@@ -6,11 +6,14 @@
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import tf_isvae
 
 # What the package raises for something it was asked for that it cannot do.
 BAD_ARGUMENTS = (
@@ -30,9 +33,18 @@ FAILURES = (OSError, ImportError, MemoryError, FloatingPointError)
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, without the usage. Defaults are left to the package."""
 
+<<<<<<< HEAD:scripts/command_line.py
     def __init__(self, description: str, **options):
         super().__init__(
             **options,
+=======
+    def __init__(self, description: str):
+        prog = os.path.basename(sys.argv[0])
+        if not prog.endswith(".py"):  # the examples as one types them
+            description = re.sub(r"python scripts/(\w+)\.py", r"tf_isvae \1", description)
+        super().__init__(
+            prog=prog,
+>>>>>>> 5b86be0 (The command tf_isvae; --help without TensorFlow; the trained models in the wheel):tf_isvae/commands/command_line.py
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,
@@ -60,7 +72,7 @@ def run(
         parser = make_parser()
         arguments = parser.parse_args()
         with quiet():
-            import tf_isvae  # noqa: F401
+            tf_isvae.import_all()
         try:
             prepared = prepare(arguments)
         except BAD_ARGUMENTS as error:

@@ -1,0 +1,52 @@
+"""Evaluates a trained model on the test images of a data set, and prints the figures.
+
+    python scripts/evaluate.py runs/fc_bvae_mnist
+    python scripts/evaluate.py runs/fc_bvae_mnist --to runs/fc_bvae_mnist/evaluation.json    for the card of an export
+    python scripts/evaluate.py model.keras --dataset fashion_mnist
+
+-ELBO, ln p(x) (exact if the codes can be enumerated, otherwise the bound of 100 samples), use of the codes, gradient
+variance; and if the data has labels, how well categories match them, or how well bits find images of the same label,
+and how many samples of the prior look like one class. tf_isvae.evaluation.evaluate says what each figure is.
+"""
+
+import argparse
+from pathlib import Path
+
+from tf_isvae.commands import command_line
+
+
+def make_parser() -> command_line.Parser:
+    parser = command_line.Parser(__doc__)
+    add = parser.add_argument
+    add("source", help="the directory of a run, or a .keras file")
+    add("--dataset", help="as scripts/train.py takes; default that of the run")
+    add("--data-dir", help="where TFDS keeps its data sets")
+    add("--to", help="a JSON file to write the figures to as well")
+    return parser
+
+
+def prepare(arguments: argparse.Namespace) -> tuple:
+    """The model, the images to evaluate it on, and the file to write to, or None."""
+    from tf_isvae import evaluation, training
+
+    to = getattr(arguments, "to", None)
+    if to and not Path(to).resolve().parent.is_dir():
+        raise FileNotFoundError(f"--to is {to}; it must lie in a folder that exists: make it, or choose another.")
+    trained = training.read_trained(arguments.source)
+    config = trained.config or {}
+    dataset = getattr(arguments, "dataset", config.get("dataset"))
+    if dataset is None:
+        raise ValueError("a .keras file does not say on which data to evaluate it: name a data set with --dataset.")
+    data_dir = getattr(arguments, "data_dir", config.get("data_dir"))
+    return trained.model, evaluation.data_for(trained.model, dataset, data_dir, config.get("binarize")), to
+
+
+def work(prepared: tuple) -> None:
+    from tf_isvae import evaluation, files
+
+    model, data, to = prepared
+    figures = evaluation.evaluate(model, **data)
+    for name, value in figures.items():
+        print(f"{name:28}{value:>22.6g}" if isinstance(value, float) else f"{name:28}{value:>22}")
+    if to:
+        files.write_json(to, figures)
