@@ -33,18 +33,12 @@ FAILURES = (OSError, ImportError, MemoryError, FloatingPointError)
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, without the usage. Defaults are left to the package."""
 
-<<<<<<< HEAD:scripts/command_line.py
     def __init__(self, description: str, **options):
-        super().__init__(
-            **options,
-=======
-    def __init__(self, description: str):
         prog = os.path.basename(sys.argv[0])
         if not prog.endswith(".py"):  # the examples as one types them
             description = re.sub(r"python scripts/(\w+)\.py", r"tf_isvae \1", description)
         super().__init__(
-            prog=prog,
->>>>>>> 5b86be0 (The command tf_isvae; --help without TensorFlow; the trained models in the wheel):tf_isvae/commands/command_line.py
+            **{"prog": prog, **options},
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,
