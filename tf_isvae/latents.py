@@ -53,6 +53,9 @@ class Latent(keras.layers.Layer):
             return q.mode()
         return q.sample(seed=tf.cast(self.seed_generator.next(), tf.int32) if seed is None else seed)
 
+    def build(self, input_shape):
+        self.built = True
+
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
 

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_isvae import checks, posteriors
+from tf_isvae import _private_apis, checks, posteriors
 from tf_isvae.latents import Latent
 
 tfd = tfp.distributions
@@ -75,8 +75,17 @@ class Prior(keras.layers.Layer):
             return self
         self._make(latent)
         self.latent = latent
-        self.built = True
+        self.build((None, latent.units))
         return self
+
+    def build(self, input_shape):
+        self.built = True  # `build_for` has made the weights
+
+    def compute_output_shape(self, input_shape):  # of ln p(z), for `summary`
+        return input_shape[:-1]
+
+    def get_build_config(self):
+        return None  # weights are made by `build_for`, also when a file is read
 
     def _make(self, latent: Latent) -> None:
         """Makes the weights."""
@@ -108,7 +117,7 @@ class Prior(keras.layers.Layer):
         uniform = tf.maximum(tf.random.stateless_uniform(shape, stateless_seed(seed)), _LEAST)
         return tf.concat([self._sample_from(uniform[i : i + _CHUNK]) for i in range(0, n, _CHUNK)], axis=0)
 
-    @tf.function(reduce_retracing=True, autograph=False)
+    @_private_apis.graph_method
     def _sample_from(self, uniform):
         return self.sample_from(uniform)
 
