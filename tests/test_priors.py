@@ -1,10 +1,12 @@
 """priors: against sums over every code in float64, chi-squared tests, and the uniform prior's own formulas."""
 
+import functools
 import itertools
 
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -384,3 +386,66 @@ def test_wrong_priors(name):
     with pytest.raises((TypeError, ValueError)) as error:
         call()
     one_line(error, *parts)
+
+
+# --- refine
+
+
+def best_factorised(log_joint, blocks, starts=20):
+    """The greatest ELBO (nats) of any factorised q over all codes: coordinate ascent in float64, from random starts.
+
+    log_joint: ln p(x, z) as an array with one axis for each variable, of so many values.
+    """
+    rng, best = np.random.default_rng(0), -np.inf
+    for _ in range(starts):
+        q = [rng.dirichlet(np.ones(size)) for size in blocks]
+        for _ in range(300):
+            for v in range(len(blocks)):
+                rest = log_joint
+                for u in reversed(range(len(blocks))):
+                    if u != v:
+                        rest = np.tensordot(rest, q[u], axes=(u, 0))
+                q[v] = scipy.special.softmax(rest)
+        joint = functools.reduce(np.multiply.outer, q)
+        best = max(best, float((joint * log_joint).sum() + scipy.special.entr(np.stack(q)).sum()))
+    return best
+
+
+@pytest.mark.parametrize("latent", [BernoulliLatent(8), CategoricalLatent(4, 3)], ids=["8 bits", "3 variables of 4"])
+def test_refine_ends_at_the_best_factorised_q(latent):
+    model = tiny(latent, disturbed(priors.Autoregressive((6,)), latent, scale=0.2), estimator="Enumerated")
+    # Of a strongly bent ln p(x, z) there are several optima, and a start leads to one of them.
+    model.decoder.set_weights([0.4 * w for w in model.decoder.get_weights()])
+    z = latent.from_codes(latent.all_codes())
+    log_joint = model.log_likelihood_of(IMAGES)(z[:, None]) + model.prior.log_prob(z)[:, None]
+    blocks = (latent.code_values,) * latent.code_units
+    best = [best_factorised(each.astype(np.float64).reshape(blocks), blocks) for each in log_joint.numpy().T]
+    amortised, refined = model.elbo(IMAGES), model.elbo(IMAGES, refine=300)
+    assert (refined > amortised + 0.05).all()
+    np.testing.assert_allclose(refined, best, atol=2e-3)
+    np.testing.assert_array_equal(model.elbo(IMAGES, refine=0), amortised)
+    assert model.encode(IMAGES, refine=5).shape == (len(IMAGES), latent.code_units)
+
+
+@pytest.mark.parametrize(
+    ("latent", "estimator"),
+    [(BernoulliLatent(5), "DisARM"), (GaussianLatent(2), "Reparameterized")],
+    ids=["bits", "real"],
+)
+def test_refine_with_samples(latent, estimator, monkeypatch):
+    """As if the codes were too many, and of Gaussians: a greater ELBO, which the bound of the same q is above."""
+    model = tiny(latent, estimator=estimator)
+    monkeypatch.setattr(type(latent), "enumerable", False)
+    elbo = [np.mean([model.elbo(IMAGES, seed=i, refine=refine) for i in range(40)], axis=0) for refine in (0, 100)]
+    bound = model.log_likelihood(IMAGES, num_samples=2000, seed=0, refine=100)
+    assert (elbo[1] > elbo[0]).all() and (elbo[1] < bound + 0.1).all()
+    np.testing.assert_array_equal(model.encode(IMAGES, refine=20), model.encode(IMAGES, refine=20))
+
+
+@pytest.mark.parametrize("refine", [-1, 1.5, True, "10"])
+def test_wrong_refine(refine):
+    model = tiny(BernoulliLatent(2))
+    for call in (model.encode, model.elbo, model.log_likelihood):
+        with pytest.raises(ValueError) as error:
+            call(IMAGES, refine=refine)
+        one_line(error, f"refine is {refine!r}", "integer of at least 0")
