@@ -757,7 +757,7 @@ def test_a_wrong_command(shared, script, tmp_path, command, given, accepted):
     before = contents(shared.files)
     name, *arguments = command.replace("FILES", str(shared.files)).split()
     status, output, errors = script(name, *arguments)
-    assert (status, output) == (2, "")
+    assert status == 2 and (output == "" or name == "train.py" and output.endswith(": starting TensorFlow\n"))
     assert errors.startswith(f"{name}: error: ") and errors.endswith("\n")
     one_line(errors[:-1], given, accepted)
     assert contents(shared.files, tmp_path) == before

@@ -7,6 +7,8 @@ import json
 import os
 import random
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +20,9 @@ import pytest
 from helpers import ROOT, one_line
 from PIL import Image
 
-from tf_isvae import training
+from tf_isvae import estimators, training, zoo
 from tf_isvae.callbacks import NonFiniteLoss
-from tf_isvae.commands import command_line
+from tf_isvae.commands import command_line, evaluate, export
 
 SCRIPT = ROOT / "scripts" / "train.py"
 EPOCHS = 15
@@ -55,6 +57,31 @@ def test_a_run(finished):
     assert (config["epochs"], config["image_size"], config["latent_dim"]) == (EPOCHS, [8, 8], 6)
     for name in ("config.json", "model.keras", "figures/prior_samples.png", "tensorboard/"):
         assert f"{run_dir / name}" in done.stdout
+
+
+def test_what_a_run_shows(finished):
+    """At once what is asked for; before the first epoch what it is; a short line an epoch; then what to do next."""
+    done, run_dir = finished
+    lines = done.stdout.splitlines()
+    assert lines[0] == "fc_bvae on digits, recipe best: starting TensorFlow"
+    shown = {line[:15].strip(): line[15:] for line in lines[1:6]}
+    dense = 64 * 1024 + 1024 + 1024 * 6 + 6
+    parameters = dense + 6 * 1024 + 1024 + 1024 * 64 + 64
+    assert shown["data"] == "digits: 1,437 training and 360 test images of 8x8x1"
+    assert shown["model"].startswith(f"fc_bvae: latent 6, {parameters:,} parameters, ")
+    assert shown["steps"] == "15 epochs of 5, batch 300, learning rate 0.001, cosine"
+    assert (shown["estimator"], shown["run directory"]) == ("DisARM", str(run_dir))
+    epochs = lines[6 : 6 + EPOCHS]
+    number = r" +-?\d+\.\d\d  "
+    pattern = rf"epoch +(\d+)/15  -ELBO{number}test{number}KL{number}\d+\.\d s(  \d+ s left)?"
+    assert [int(re.fullmatch(pattern, line)[1]) for line in epochs] == [*range(1, EPOCHS + 1)]
+    assert ["left" in line for line in epochs] == [True] * (EPOCHS - 1) + [False]
+    assert max(map(len, lines[:1] + epochs)) < 80
+    to_evaluate, to_export, tensorboard = (shlex.split(line) for line in lines[lines.index("next:") + 1 :])
+    for (python, script, *arguments), command in ((to_evaluate, evaluate), (to_export, export)):
+        assert shutil.which(python) and script == str(ROOT / "scripts" / f"{command.__name__.split('.')[-1]}.py")
+        assert command.make_parser().parse_args(arguments).source == str(run_dir)
+    assert shutil.which(tensorboard[0]) and tensorboard[1:] == ["--logdir", str(run_dir / "tensorboard")]
 
 
 def test_the_table_shows_the_metrics(finished):
@@ -149,7 +176,7 @@ def test_an_enormous_learning_rate(train, tmp_path):
 
 def test_a_data_set_that_cannot_be_downloaded(train, tmp_path, offline):
     status, output, errors = train("--dataset", "mnist", "--data-dir", tmp_path / "tfds")
-    assert (status, output) == (1, "")
+    assert (status, output) == (1, "fc_bvae on mnist, recipe best: starting TensorFlow\n")
     one_line(errors, "train.py: failed: mnist is not in", "must be downloaded", "TFDS_DATA_DIR")
     assert list(tmp_path.iterdir()) == []
 
@@ -163,7 +190,7 @@ def test_a_run_directory_in_use(finished, train):
         (["--resume", "--seed", 4, "--epochs", 9], f"epochs is {EPOCHS} in the run and 9 now; seed is 3 in the run"),
     ):
         status, output, errors = train(*arguments, "--run-dir", run_dir)
-        assert (status, output) == (2, "")
+        assert status == 2 and re.fullmatch(".*: starting TensorFlow\n", output)
         one_line(errors, "train.py: error: ", word)
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
 
@@ -175,6 +202,13 @@ def test_help_lists_every_option(train):
     assert {"model", "dataset", "epochs", "batch-size", "learning-rate", "seed", "run-dir", "resume"} <= listed
     settings = {field.name.replace("_", "-") for field in dataclasses.fields(training.Config)}
     assert listed - {"resume"} <= settings
+    # What a recipe sets, for each model; names in full.
+    output = " ".join(output.split())
+    assert (
+        "default 220 (fc_bvae), 60 (fc_cvae), 160 (cnn_bvae), 40 (cnn_cvae), 300 (fc_vae); with --recipe paper 300"
+        in output
+    )
+    assert f"one of {', '.join(zoo.MODELS)};" in output and f"one of {', '.join(estimators.names())};" in output
 
 
 # --- Exit statuses.

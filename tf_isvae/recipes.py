@@ -12,6 +12,11 @@ from tf_isvae import checks
 
 # Names of Keras's dtype policies that the networks of a model may compute in.
 PRECISIONS = ("float32", "mixed_bfloat16")
+# The names of estimators.names().
+ESTIMATORS = (
+    *("ImportanceSampling", "LeaveOneOut", "DisARM", "ARMS", "Enumerated", "Reparameterized", "StraightThrough"),
+    *("ReinMax", "Linearized"),
+)
 
 
 class Settings(NamedTuple):

@@ -1,7 +1,7 @@
 """The commands: `tf_isvae train`, which is also `python scripts/train.py`, and the others.
 
-Each module has make_parser, prepare and work, as command_line.run takes them. At its top it imports what is at hand at
-once; NumPy, Keras and TensorFlow in functions, so that --help does not wait for them.
+Each module has make_parser, prepare and work, and may have announce, as command_line.run takes them. At its top it
+imports what is at hand at once; NumPy, Keras and TensorFlow in functions, so that --help does not wait for them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def run(name: str) -> None:
     from tf_isvae.commands import command_line
 
     command = importlib.import_module(f"tf_isvae.commands.{name}")
-    command_line.run(command.make_parser, command.prepare, command.work)
+    command_line.run(command.make_parser, command.prepare, command.work, getattr(command, "announce", None))
 
 
 def main() -> int:

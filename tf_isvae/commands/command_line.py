@@ -7,6 +7,8 @@ import argparse
 import contextlib
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
 import traceback
@@ -53,6 +55,7 @@ def run(
     make_parser: Callable[[], Parser],
     prepare: Callable[[argparse.Namespace], Any],
     work: Callable[[Any], None],
+    announce: Callable[[argparse.Namespace], None] | None = None,
 ) -> None:
     """Runs a script in two parts, and exits with the status of the module's text.
 
@@ -61,10 +64,13 @@ def run(
         prepare: takes the arguments, and opens all that they name. What the package refuses here are bad arguments.
         work: takes what `prepare` returns, and does the rest. A ValueError or TypeError here is a defect of the
             program, and is shown as one, with its traceback.
+        announce: says what is about to begin, before the seconds that the import of TensorFlow takes.
     """
     try:
         parser = make_parser()
         arguments = parser.parse_args()
+        if announce:
+            announce(arguments)
         with quiet():
             tf_isvae.import_all()
         try:
@@ -94,6 +100,32 @@ def quiet() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def typed(name: str, *arguments: str | os.PathLike) -> str:
+    """Another command, such as `tf_isvae evaluate runs/a`, as it works if typed where this one was."""
+    called, folder = sys.argv[0], os.path.dirname(sys.argv[0])
+    if called.endswith(".py"):
+        words = [_program("python"), os.path.join(folder, f"{name}.py")]
+    else:
+        words = [_program("tf_isvae"), name]
+    return shlex.join([*words, *map(str, arguments)])
+
+
+def typed_tensorboard(folder: str | os.PathLike) -> str:
+    """The command that shows the events in a folder."""
+    return shlex.join([_program("tensorboard"), "--logdir", str(folder)])
+
+
+def _program(name: str) -> str:
+    """A program of this Python's environment: its name alone, if that is what a shell finds by it; else its path."""
+    beside = os.path.join(os.path.dirname(sys.executable), name)
+    if name == "python" and not os.path.exists(beside):
+        beside = sys.executable
+    if not os.path.exists(beside) or shutil.which(name) == beside:
+        return name
+    path = os.path.relpath(beside)
+    return beside if path.startswith(os.pardir) else path
 
 
 def _one_line(error: Exception) -> str:

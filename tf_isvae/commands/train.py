@@ -7,32 +7,66 @@
     python scripts/train.py --resume --run-dir runs/photos              goes on with a run that was stopped
     python scripts/train.py --strategy multi_worker --run-dir runs/big  on each worker: see docs/distributed.md
 
-A recipe (tf_isvae.training.RECIPES) sets the options that are not given, from --estimator to --precision. The paper's:
-Adam 1e-3, batch 2048, 300 epochs, 50 bits or 100 categories.
+A recipe (tf_isvae.training.RECIPES) sets the options that are not given, from --estimator to --precision: `best` is the
+best that is known, `paper` the paper's own.
 """
 
 import argparse
 import dataclasses
 
+from tf_isvae import recipes, training
 from tf_isvae.commands import command_line
 
 
 def make_parser() -> command_line.Parser:
-    with command_line.quiet():
-        from tf_isvae import training
-
     parser = command_line.Parser(__doc__)
     for field in dataclasses.fields(training.Config):
-        action = argparse.BooleanOptionalAction if field.metadata["kind"].is_flag else "store"
-        parser.add_argument(training.option(field.name), help=field.metadata["help"], action=action)
+        kind, default = field.metadata["kind"], _default(field)
+        text = (
+            field.metadata["help"]
+            .replace("; None leaves", "; the default leaves")
+            .removesuffix("; None is the paper's")
+        )
+        text += f"; default {default}" if default else ""
+        form = {"action": argparse.BooleanOptionalAction} if kind.is_flag else {"metavar": kind.form}
+        parser.add_argument(training.option(field.name), help=text, **form)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, with its own settings")
     return parser
 
 
+def _default(field: dataclasses.Field) -> str:
+    """What holds if the option is not given, for each model and recipe; empty if the field's own text says it."""
+    if field.default is not None:
+        return _written(field, field.default)
+    by_recipe = []
+    for of_models in training.RECIPES.values():
+        values = {}  # as written -> the models that have it
+        for model, row in of_models.items():
+            value = {"latent_dim": recipes.MODELS[model].latent_dim, **row}.get(field.name)
+            if value is not None:
+                values.setdefault(_written(field, value), []).append(model)
+        texts = [f"{value} ({', '.join(models)})" if len(values) > 1 else value for value, models in values.items()]
+        by_recipe.append(", ".join(texts))
+    best, paper = by_recipe
+    return best if best == paper else f"{best}; with --recipe paper {paper}"
+
+
+def _written(field: dataclasses.Field, value) -> str:
+    kind = field.metadata["kind"]
+    return ("yes" if value else "no") if kind.is_flag else kind.write(value)
+
+
+def announce(arguments: argparse.Namespace) -> None:
+    """What is asked for, at once; what it is in numbers follows when the data is there."""
+    given = {field.name: field.default for field in dataclasses.fields(training.Config)} | vars(arguments)
+    what = f"{given['model']} on {given['dataset']}, recipe {given['recipe']}"
+    if "resume" in arguments:
+        what = f"resuming {given['run_dir']}"
+    print(f"{what}: starting TensorFlow", flush=True)
+
+
 def prepare(arguments: argparse.Namespace):
     """The run, ready to train. It leaves no trace if it is refused."""
-    from tf_isvae import training
-
     given = training.read(vars(arguments))
     resume = given.pop("resume", False)
     if resume:
@@ -60,3 +94,7 @@ def work(run) -> None:
     for path in sorted(run_dir.glob("*")):
         for file in sorted(path.glob("*.png")) or [path]:
             print(f"  {file}{'/' if file.is_dir() else ''}")
+    print("\nnext:")
+    print(f"  {command_line.typed('evaluate', run_dir)}")
+    print(f"  {command_line.typed('export', run_dir, '--litert', 'float32')}")
+    print(f"  {command_line.typed_tensorboard(run_dir / 'tensorboard')}")

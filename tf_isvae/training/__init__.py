@@ -22,6 +22,7 @@ The rooms, each of which uses those above it:
     checkpoints        what it goes on from
     tensorboard        its curves for TensorBoard
     recorder           the Keras callback that records it
+    progress           what it shows meanwhile
     report             what it leaves when it is finished
     run                the steps from a Config to a trained model
     trained            what a finished run has left

@@ -48,12 +48,13 @@ class Config:
     latent_dim: int | tuple[int, int] | None = setting(
         None,
         settings.Size(),
-        "bits, categories or Gaussians, or VARIABLESxCATEGORIES; default the paper's: 50, or 100 categories",
+        "bits, categories or Gaussians, or VARIABLESxCATEGORIES such as 24x4",
     )
     estimator: str | dict | None = setting(
         None,
         settings.Estimator(),
-        "of the gradient, as estimators.get takes it, such as DisARM, ARMS:4 or Linearized+DisARM",
+        f"of the gradient: one of {', '.join(recipes.ESTIMATORS)}; with a count, as in ARMS:4; "
+        "Linearized+ before another, as in Linearized+DisARM",
     )
     epochs: int | None = setting(None, settings.Integer(1), "passes over the training images")
     batch_size: int | None = setting(None, settings.Integer(1), "images in a step, of all devices together")
@@ -79,8 +80,8 @@ class Config:
     strategy: str = setting(
         "default",
         settings.OneOf(STRATEGIES),
-        "default; mirrored: every visible GPU, or every logical CPU device; multi_worker: all workers that TF_CONFIG "
-        "names (docs/distributed.md)",
+        "default: one device; mirrored: every visible GPU, or every logical CPU device; multi_worker: all workers that "
+        "TF_CONFIG names (docs/distributed.md)",
     )
     run_dir: str | None = setting(
         None, settings.Kind(), "what to write; default runs/<model>_<dataset>, numbered", of_this_machine=True
@@ -92,11 +93,17 @@ class Config:
         of_this_machine=True,
     )
     image_size: tuple[int, int] | None = setting(
-        None, settings.Size(always_pair=True), "resize the images to N, or to HEIGHTxWIDTH"
+        None,
+        settings.Size(always_pair=True),
+        "resize the images to N, or to HEIGHTxWIDTH; without it they stay as they are",
     )
-    channels: int | None = setting(None, settings.OneOf((1, 3)), "make the images grey (1) or colour (3)")
+    channels: int | None = setting(
+        None, settings.OneOf((1, 3)), "make the images grey (1) or colour (3); without it they stay as they are"
+    )
     binarize: str | None = setting(
-        None, settings.OneOf(("static", "dynamic")), "draw binary pixels: static: once; dynamic: anew in each epoch"
+        None,
+        settings.OneOf(("static", "dynamic")),
+        "draw binary pixels: static: once; dynamic: anew in each epoch; without it they stay grey",
     )
     gradient_variance: bool = setting(
         False, settings.Flag(), "record the gradient's variance after every epoch, on 256 test images"

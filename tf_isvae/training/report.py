@@ -22,9 +22,14 @@ def metrics(recorder: Recorder) -> dict:
         **{name: value for name, value in last.items() if name != "epoch"},
         "epochs": last["epoch"],
         "steps": recorder.step,
-        "parameters": sum(part.count_params() for part in (model.encoder, model.decoder, model.prior)),
+        "parameters": parameters(model),
         "seconds": round(recorder.seconds[-1], 3),
     }
+
+
+def parameters(model: DiscreteVAE) -> int:
+    """How many weights the model has."""
+    return sum(part.count_params() for part in (model.encoder, model.decoder, model.prior))
 
 
 def save_model(recorder: Recorder) -> None:

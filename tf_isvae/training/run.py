@@ -16,7 +16,7 @@ from tf_isvae import datasets, networks, optimizers, zoo
 from tf_isvae.callbacks import GradientVariance, KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss
 from tf_isvae.model import DiscreteVAE
 from tf_isvae.precision import cap_below_bfloat16, in_precision, layers_in, multiplies_bfloat16
-from tf_isvae.training import checkpoints, report, run_directory
+from tf_isvae.training import checkpoints, progress, report, run_directory
 from tf_isvae.training.config import Config, check_same
 from tf_isvae.training.data import Data
 from tf_isvae.training.recorder import Recorder
@@ -45,7 +45,9 @@ def train(config: Config, resume: bool = False) -> tuple[dict, Path]:
     Example:
         >>> config = training.Config(dataset="digits", image_size=8, epochs=1)
         >>> metrics, run_dir = training.train(config)
-        6/6 - ...
+        data           digits: 1,437 training and 360 test images of 8x8x1
+        ...
+        epoch 1/1  -ELBO ...
         >>> metrics["steps"], str(run_dir)
         (6, 'runs/fc_bvae_digits')
     """
@@ -110,15 +112,29 @@ class Run(contextlib.AbstractContextManager):
         callbacks = _callbacks(self.config)
         if self.config.gradient_variance:
             callbacks.append(GradientVariance(self.data.held_out(256)))
-        verbose = 0 if not self.workers.is_chief else 1 if sys.stdout.isatty() else 2
+        if self.workers.is_chief:
+            callbacks.append(progress.EpochLine(self.config.epochs))
+            print(self.banner(), flush=True)
         with self.workers.losses_named(self.directory.path):
             try:
-                self.recorder.fit(self.data.train, self.data.test, self.config.epochs, callbacks, verbose=verbose)
+                self.recorder.fit(self.data.train, self.data.test, self.config.epochs, callbacks, verbose=0)
             except NonFiniteLoss:
                 report.save_model(self.recorder)
                 raise
         report.write(self.recorder, self.config, self.data)
         return report.metrics(self.recorder)
+
+    def banner(self) -> str:
+        """What is about to be trained, on what and to where."""
+        images = {{"train": "training"}.get(split, split): row["images"] for split, row in self.data.identity.items()}
+        return progress.banner(
+            self.config,
+            report.parameters(self.model),
+            images,
+            self.data.image_shape,
+            self.data.steps_per_epoch,
+            self.directory.path,
+        )
 
     def close(self) -> None:
         """Gives up the run directory."""

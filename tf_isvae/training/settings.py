@@ -27,9 +27,11 @@ class Kind:
     is: `check` says what it must be.
     `write(value)` gives that text.
     `is_flag`: it is True or False, and two options, --name and --no-name, stand for it.
+    `form`: the value in the list of options.
     """
 
     is_flag = False
+    form = "TEXT"
 
     def check(self, name: str, value: Any) -> Any:
         if not isinstance(value, (str, os.PathLike)):
@@ -50,6 +52,8 @@ class Integer(Kind):
     minimum: int = 1
     below: int | None = None
 
+    form = "N"
+
     def check(self, name, value):
         return checks.integer(name, value, self.minimum, self.below)
 
@@ -60,6 +64,8 @@ class Integer(Kind):
 @dataclasses.dataclass(frozen=True)
 class Positive(Kind):
     """A positive number."""
+
+    form = "NUMBER"
 
     def check(self, name, value):
         return checks.positive(name, value)
@@ -84,6 +90,10 @@ class OneOf(Kind):
 
     choices: tuple
 
+    @property
+    def form(self) -> str:
+        return f"{{{','.join(map(str, self.choices))}}}"
+
     def check(self, name, value):
         return checks.one_of(name, value, self.choices)
 
@@ -96,6 +106,8 @@ class Size(Kind):
     """A positive integer, or a pair of them, such as 24x4; if `always_pair`, one integer stands for both."""
 
     always_pair: bool = False
+
+    form = "N or NxN"
 
     def check(self, name, value):
         size = checks.integer_or_pair(name, value)
@@ -166,6 +178,8 @@ class Checked(Kind):
     """Whatever this function of the value accepts; it gives the value to keep."""
 
     function: Callable[[Any], Any]
+
+    form = "NAME"
 
     def check(self, name, value):
         return self.function(value)
