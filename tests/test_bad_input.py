@@ -331,7 +331,16 @@ CALLS = {
                 lambda model, seed: model.log_likelihood(GOOD, 2, seed),
             )
         ),
-        (lambda my: my.model.encode(batches(GOOD)), "a data set", "an array"),
+        *(
+            (lambda my, method=method, data=data: getattr(my.model, method)(data()), *words)
+            for method in ("encode", "reconstruct", "elbo", "log_likelihood")
+            for data, *words in (
+                (lambda: batches(IMAGES["nan"][0]), "NaN", "[0, 1]"),
+                (lambda: batches(GOOD).take(0), "without any batch", "at least 1"),
+                (lambda: batches(GOOD).repeat(), "without an end", "take(batches)"),
+                (lambda: batches(np.concatenate([GOOD, GOOD + 1])), "to 1.9", "[0, 1]"),
+            )
+        ),
         *(
             (lambda my, method=method, kind=kind: getattr(my.model, method)(batches(IMAGES[kind][0])), *words)
             for method in ("fit", "evaluate")

@@ -8,7 +8,18 @@ from conftest import ROOT
 
 # A module imports only from those above it.
 ORDER = (
-    *("_lazy", "checks", "recipes", "files", "_private_apis", "posteriors", "latents", "likelihoods", "estimators"),
+    *(
+        "_lazy",
+        "checks",
+        "recipes",
+        "files",
+        "_private_apis",
+        "chunks",
+        "posteriors",
+        "latents",
+        "likelihoods",
+        "estimators",
+    ),
     *("priors", "networks", "model", "fitting", "precision"),
     *("keras_files", "zoo", "optimizers", "datasets", "evaluation", "callbacks", "plotting", "training"),
     *("wrappers", "search", "export", "commands"),

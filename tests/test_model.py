@@ -18,6 +18,7 @@ from tf_isvae import (
     DiscreteVAE,
     GaussianLatent,
     callbacks,
+    chunks,
     estimators,
     likelihoods,
     networks,
@@ -955,3 +956,37 @@ def test_the_summary_knows_every_shape():
     build(CategoricalLatent(3, 2)).summary(print_fn=lambda text, **_: lines.append(text))
     text = "".join(lines)
     assert "(None, 6)" in text and "?" not in text and "unbuilt" not in text
+
+
+@pytest.mark.parametrize("method", ["encode", "reconstruct", "elbo", "log_likelihood"])
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+def test_a_data_set_gives_what_its_array_gives(method, batch_size, no_enumeration, monkeypatch):
+    """The same seed, whatever the batches: bit for bit, also where chunks of 7 images and their batches differ."""
+    monkeypatch.setattr(tf_isvae.model, "CHUNK", 7)
+    images, labels = random_images(23), np.arange(23)
+    options = {} if method == "encode" else {"seed": 3}
+    if method == "log_likelihood":
+        options["num_samples"] = 9  # in chunks of 7 and 2 samples
+    call = getattr(build(), method)
+    expected = call(images, **options)
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
+    np.testing.assert_array_equal(call(data, **options), expected)
+    np.testing.assert_array_equal(call(data.map(lambda images, labels: images), **options), expected)
+
+
+def test_what_takes_long_shows_its_progress(monkeypatch, capfd):
+    model, images = build(), random_images(3000)
+    data = tf.data.Dataset.from_tensor_slices(images).batch(500)
+    for given in (images, data):
+        model.encode(given)
+        assert capfd.readouterr().err == ""
+    monkeypatch.setattr(chunks, "PATIENCE", 0.0)
+    for given, shown in ((images, "0/3000"), (data, "0 images")):
+        model.encode(given)
+        assert shown in capfd.readouterr().err
+    keras.config.disable_interactive_logging()
+    try:
+        model.encode(images)
+    finally:
+        keras.config.enable_interactive_logging()
+    assert capfd.readouterr().err == ""

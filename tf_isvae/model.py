@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import _private_apis, checks, estimators, latents, likelihoods, networks, posteriors, priors
+from tf_isvae import _private_apis, checks, chunks, estimators, latents, likelihoods, networks, posteriors, priors
 
 # Rows that encode, decode and the like work on at a time, which bounds their memory.
 CHUNK = 1024
@@ -268,10 +268,10 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
     # --- using a trained model ----------------------------------------------------------------------------------
 
     def encode(self, images, refine: int = 0) -> np.ndarray:
-        """Codes of images (n, H, W, C) in [0, 1]: the mode of q(z|x).
+        """Codes of images: the mode of q(z|x).
 
         Args:
-            images: (n, H, W, C) in [0, 1].
+            images: (n, H, W, C) in [0, 1], or a tf.data.Dataset of batches, whose labels are ignored.
             refine: how many gradient steps are made on each image's own q, from the encoder's: Adam(0.1), of the exact
                 ELBO if there are at most 4,096 codes, else of four draws of the model's estimator. The encoder is one
                 network for all images, and leaves nats that a few hundred steps find (semi-amortised inference, Kim et
@@ -283,18 +283,21 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         Raises:
             ValueError: images of another shape or range, or `refine` is not an integer of at least 0.
         """
-        return self._in_chunks(functools.partial(self._encode, refine=_steps(refine)), self._checked(images))
+        return self._in_chunks(functools.partial(self._encode, refine=_steps(refine)), self._chunks(images))
 
     def decode(self, codes) -> np.ndarray:
         """Mean images, float32 (n, H, W, C) in [0, 1], of codes as `encode` gives them.
 
         Raises ValueError for codes of another shape or range.
         """
-        return self._in_chunks(self._decode, self.latent.check_codes(codes))
+        return self._in_chunks(self._decode, chunks.of_array(self.latent.check_codes(codes), CHUNK))
 
     def reconstruct(self, images, seed: int | None = None) -> np.ndarray:
-        """Mean images of one sample of q(z|x) for each image: (n, H, W, C) in [0, 1]. `seed` fixes the sample."""
-        return self._in_chunks(self._reconstruct, self._checked(images), seed=self._fresh_seed(seed))
+        """Mean images of one sample of q(z|x) for each image: (n, H, W, C) in [0, 1]. `seed` fixes the sample.
+
+        `images` are an array, or a tf.data.Dataset of batches.
+        """
+        return self._in_chunks(self._reconstruct, self._chunks(images), self._fresh_seed(seed))
 
     def generate(self, n: int, seed: int | None = None) -> np.ndarray:
         """Mean images of n samples of the prior p(z): (n, H, W, C) in [0, 1]. `seed` fixes the samples."""
@@ -305,10 +308,11 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
     def elbo(self, images, seed: int | None = None, refine: int = 0) -> np.ndarray:
         """The evidence lower bound of each image: (n,) float32, nats, with the model's estimator of E_q[ln p(x|z)].
 
-        `refine`: of so many gradient steps on each image's own q, as in `encode`.
+        `images` are an array, or a tf.data.Dataset of batches. `refine`: of so many gradient steps on each image's own
+        q, as in `encode`.
         """
         function = functools.partial(self._elbo, refine=_steps(refine))
-        return self._in_chunks(function, self._checked(images), seed=self._fresh_seed(seed))
+        return self._in_chunks(function, self._chunks(images), self._fresh_seed(seed))
 
     def log_likelihood(self, images, num_samples: int = 100, seed: int | None = None, refine: int = 0) -> np.ndarray:
         """ln p(x) of each image: (n,) float32, nats.
@@ -320,7 +324,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         (Burda, Grosse & Salakhutdinov, arXiv:1509.00519), which in the mean never lies above ln p(x) and grows with K.
 
         Args:
-            images: (n, H, W, C) in [0, 1].
+            images: (n, H, W, C) in [0, 1], or a tf.data.Dataset of batches.
             num_samples: K.
             seed: an integer that fixes the samples.
             refine: of so many gradient steps on each image's own q(z|x), as in `encode`: a tighter bound.
@@ -328,27 +332,25 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         Raises:
             TypeError, ValueError: an argument is not as described.
         """
-        images, refine = self._checked(images), _steps(refine)
+        refine = _steps(refine)
         num_samples = checks.integer("log_likelihood: num_samples", num_samples)
         if seed is not None:
             seed = checks.integer("seed", seed, None)
         if self.latent.enumerable:
-            return self._in_chunks(self._exact_log_likelihood, images)
+            return self._in_chunks(self._exact_log_likelihood, self._chunks(images))
         # A chunk of images and of samples at a time: at most about CHUNK decoded images in memory.
         sizes = [min(CHUNK, num_samples - begin) for begin in range(0, num_samples, CHUNK)]
+        images = self._chunks(images, max(1, CHUNK // sizes[0]))
         seed = self._fresh_seed(seed)
-        parts = [
-            self._in_chunks(
-                functools.partial(self._log_mean_weight, refine=refine),
-                images,
-                tf.constant(size),
-                chunk=max(1, CHUNK // sizes[0]),
-                seed=tf.random.experimental.stateless_fold_in(seed, i),
-            )
-            for i, size in enumerate(sizes)
-        ]
-        log_shares = np.log(np.array(sizes, np.float32) / num_samples)
-        return tf.reduce_logsumexp(np.stack(parts) + log_shares[:, None], axis=0).numpy()
+        seeds = [tf.random.experimental.stateless_fold_in(seed, i) for i in range(len(sizes))]
+        log_shares = tf.constant(np.log(np.array(sizes, np.float32) / num_samples)[:, None])
+
+        def log_mean_weight(chunk, *seeds):
+            pairs = zip(sizes, seeds, strict=True)
+            parts = [self._log_mean_weight(chunk, tf.constant(n), part, refine=refine) for n, part in pairs]
+            return tf.reduce_logsumexp(tf.stack(parts) + log_shares, axis=0)
+
+        return self._in_chunks(log_mean_weight, images, *seeds)
 
     def _eta(self, images, refine: int):
         """eta (batch, encoder_units) of the images: the encoder's, after so many steps of Adam on each image's ELBO."""
@@ -417,16 +419,14 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         log_weights = self.log_likelihood_of(images)(z) + self.prior.log_prob(z) - q.log_prob(z)
         return tf.reduce_logsumexp(log_weights, axis=0) - tf.math.log(tf.cast(num_samples, tf.float32))
 
-    def _in_chunks(self, function, rows, *args, chunk: int = CHUNK, seed=None) -> np.ndarray:
-        """The function on `chunk` rows at a time, each with a seed of its own; the results as one array."""
-        results = []
-        for i in range(0, len(rows), chunk):
-            seeds = () if seed is None else (tf.random.experimental.stateless_fold_in(seed, i),)
-            results.append(function(tf.constant(rows[i : i + chunk]), *args, *seeds).numpy())
-        return np.concatenate(results)
+    def _chunks(self, images, size: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        return chunks.of_images(images, self.image_shape, CHUNK if size is None else size)
 
-    def _checked(self, images) -> np.ndarray:
-        return checks.images("images", images, self.image_shape)
+    def _in_chunks(self, function, rows: Iterator[tuple[int, np.ndarray]], *seeds) -> np.ndarray:
+        """The function on each chunk of rows, with seeds of the chunk's own; the results as one array."""
+        fold_in = tf.random.experimental.stateless_fold_in
+        results = [function(tf.constant(chunk), *(fold_in(seed, i) for seed in seeds)).numpy() for i, chunk in rows]
+        return np.concatenate(results)
 
     def _fresh_seed(self, seed: int | None) -> tf.Tensor:
         """A stateless seed, int32 (2,): from the integer, or the next one of the model's own generator."""
