@@ -44,7 +44,7 @@ def trained(request):
     return zoo.load(request.param)
 
 
-@pytest.fixture(scope="module", params=PARITY, ids=str)
+@pytest.fixture(scope="module", params=[None, pytest.param("float16", marks=pytest.mark.all), "int8"], ids=str)
 def converted(request, trained, images, tmp_path_factory):
     """(model, quantize, path, interpreter); the interpreter is of a file that must be whole on its own."""
     path = tmp_path_factory.mktemp("litert") / "new" / "model.tflite"
@@ -151,6 +151,7 @@ def test_no_rows_give_no_rows(converted):
             }
 
 
+@pytest.mark.all
 def test_an_encoder_without_biases_keeps_its_last_layer_in_float32(tmp_path):
     """Biases that are all 0 are left out of the file, and the operation looks different."""
     model = zoo.build("fc_bvae", (8, 8, 1), 50)
@@ -164,17 +165,41 @@ def test_an_encoder_without_biases_keeps_its_last_layer_in_float32(tmp_path):
 # --- Every kind of model.
 
 
-@pytest.mark.parametrize("quantize", [None, "int8"], ids=str)
-@pytest.mark.parametrize(
-    "latent", [BernoulliLatent(6), CategoricalLatent(20, variables=2), GaussianLatent(4)], ids=lambda x: x.name
+def random_images(rows):
+    return np.random.default_rng(0).random((rows, 3, 5, 2), np.float32)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[BernoulliLatent(6), CategoricalLatent(20, variables=2), GaussianLatent(4)],
+    ids=lambda latent: latent.name,
 )
-def test_sampling_and_names(latent, quantize, tmp_path):
+def any_latent(request):
+    return tiny(request.param, likelihood=likelihoods.Gaussian(0.7))
+
+
+@pytest.fixture(scope="module")
+def in_float32(any_latent, tmp_path_factory):
+    path = export.litert(any_latent, tmp_path_factory.mktemp("litert") / "m.tflite")
+    return Interpreter(model_path=str(path))
+
+
+def test_sampling_and_names(any_latent, in_float32):
+    """And the KL of the score."""
+    images, noise = random_images(30), sampling_and_names(any_latent.latent, in_float32)
+    found = run(in_float32, "score", images=images, noise=noise[:30])
+    kl = any_latent.latent.kl(any_latent.latent.posterior(any_latent.encoder(images)))
+    np.testing.assert_allclose(found["kl"], kl, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.all
+def test_sampling_and_names_in_int8(any_latent, tmp_path):
+    path = export.litert(any_latent, tmp_path / "m.tflite", "int8", random_images(30))
+    sampling_and_names(any_latent.latent, Interpreter(model_path=str(path)))
+
+
+def sampling_and_names(latent, interpreter):
     """Codes of uniform noise follow the prior, also in int8 (5 standard errors; 8 bits of noise would fail)."""
-    model = tiny(latent, likelihood=likelihoods.Gaussian(0.7))
-    rng = np.random.default_rng(0)
-    images = rng.random((30, *model.image_shape), np.float32)
-    path = export.litert(model, tmp_path / "m.tflite", quantize, images if quantize else None)
-    interpreter = Interpreter(model_path=str(path))
     assert interpreter.get_signature_list() == {
         "encode": {"inputs": ["images"], "outputs": ["codes", "logits"]},
         "decode": {"inputs": ["codes"], "outputs": ["images", "logits"]},
@@ -183,7 +208,7 @@ def test_sampling_and_names(latent, quantize, tmp_path):
         "score": {"inputs": ["images", "noise"], "outputs": ["elbo", "kl", "log_likelihood"]},
     }
     rows = 4000
-    noise = rng.uniform(1e-6, 1 - 1e-6, (rows, latent.units)).astype(np.float32)
+    noise = np.random.default_rng(1).uniform(1e-6, 1 - 1e-6, (rows, latent.units)).astype(np.float32)
     codes = run(interpreter, "generate", noise=noise)["codes"]
     assert codes.shape == (rows, latent.code_units)
     if latent.code_values is None:
@@ -193,10 +218,7 @@ def test_sampling_and_names(latent, quantize, tmp_path):
         for column in codes.T:
             frequencies = np.bincount(column, minlength=latent.code_values) / rows
             assert (np.abs(frequencies - p) < 5 * (p * (1 - p) / rows) ** 0.5).all()
-    if quantize is None:
-        found = run(interpreter, "score", images=images, noise=noise[:30])
-        kl = model.latent.kl(model.latent.posterior(model.encoder(images)))
-        np.testing.assert_allclose(found["kl"], kl, rtol=1e-3, atol=1e-4)
+    return noise
 
 
 def test_logits_of_any_size(tmp_path):
@@ -217,40 +239,41 @@ def test_logits_of_any_size(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "latent, eta",
+    "latent, etas",
     [
-        (CategoricalLatent(2), [500, 0]),
-        (CategoricalLatent(2), [400, 500]),
-        (CategoricalLatent(2), [-500, -90]),
-        (CategoricalLatent(2, variables=2), [-500, -500, 70, 61]),
-        (CategoricalLatent(3, variables=2), [500, 1e4, -1e4, -3e5, 3e5, 0]),
-        (BernoulliLatent(3), [500, -1e5, 0.5]),
-        (GaussianLatent(2), [0, 3, 500, -500]),
+        (CategoricalLatent(2), [[500, 0], [400, 500], [-500, -90]]),
+        (CategoricalLatent(2, variables=2), [[-500, -500, 70, 61]]),
+        (CategoricalLatent(3, variables=2), [[500, 1e4, -1e4, -3e5, 3e5, 0]]),
+        (BernoulliLatent(3), [[500, -1e5, 0.5]]),
+        (GaussianLatent(2), [[0, 3, 500, -500]]),
     ],
-    ids=lambda value: str(value) if isinstance(value, list) else value.name,
+    ids=["pairs", "two pairs", "categories", "bits", "gaussian"],
 )
-def test_the_kl_of_extreme_logits_of_every_kind(latent, eta, tmp_path):
-    """An encoder that gives the same eta for every image: the KL in closed form, float64."""
-    model = tiny(latent)
-    kernel, bias = model.encoder.layers[-1].get_weights()
-    model.encoder.layers[-1].set_weights([0 * kernel, np.array(eta, np.float32)])
-    eta = np.array(eta, np.float64)
+def test_the_kl_of_extreme_logits_of_every_kind(latent, etas, tmp_path):
+    """An encoder that gives these eta for the images whose only pixel is the first, the second and so on: the KL in
+    closed form, float64."""
+    shape = (1, len(etas), 1)
+    encoder = networks.dense_encoder(shape, latent.encoder_units, ())
+    encoder.layers[-1].set_weights([np.array(etas, np.float32), np.zeros(latent.encoder_units)])
+    model = DiscreteVAE(encoder, latent, networks.dense_decoder(latent.units, shape, ()))
+    etas = np.array(etas, np.float64)
     if isinstance(latent, GaussianLatent):
-        mean, scale = eta[:2], np.logaddexp(0, eta[2:]) + 1e-6
-        expected = (0.5 * (scale**2 + mean**2 - 1) - np.log(scale)).sum()
+        mean, scale = etas[:, :2], np.logaddexp(0, etas[:, 2:]) + 1e-6
+        expected = (0.5 * (scale**2 + mean**2 - 1) - np.log(scale)).sum(axis=1)
     elif isinstance(latent, BernoulliLatent):
-        q = scipy.special.expit(eta)
-        expected = (np.log(2) - scipy.special.entr(q) - scipy.special.entr(1 - q)).sum()
+        q = scipy.special.expit(etas)
+        expected = (np.log(2) - scipy.special.entr(q) - scipy.special.entr(1 - q)).sum(axis=1)
     else:
-        q = scipy.special.softmax(eta.reshape(latent.num_variables, -1), axis=1)
-        expected = (np.log(latent.categories) - scipy.special.entr(q).sum(axis=1)).sum()
+        q = scipy.special.softmax(etas.reshape(len(etas), latent.num_variables, -1), axis=-1)
+        expected = (np.log(latent.categories) - scipy.special.entr(q).sum(axis=-1)).sum(axis=1)
     interpreter = Interpreter(model_path=str(export.litert(model, tmp_path / "m.tflite")))
-    rng = np.random.default_rng(0)
-    noise = rng.uniform(0.01, 0.99, (5, latent.units)).astype(np.float32)
-    found = run(interpreter, "score", images=rng.random((5, *model.image_shape), np.float32), noise=noise)
-    np.testing.assert_allclose(found["kl"], np.full(5, expected), rtol=1e-5, atol=1e-5)
+    noise = np.random.default_rng(0).uniform(0.01, 0.99, (len(etas), latent.units)).astype(np.float32)
+    images = np.eye(len(etas), dtype=np.float32).reshape(-1, *shape)
+    found = run(interpreter, "score", images=images, noise=noise)
+    np.testing.assert_allclose(found["kl"], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.all
 @needs_bfloat16
 def test_a_model_in_bfloat16(images, tmp_path):
     """LiteRT computes in float32 with the same weights: bits differ only if a logit is about 0."""
@@ -264,16 +287,9 @@ def test_a_model_in_bfloat16(images, tmp_path):
     np.testing.assert_array_equal(found["codes"][clear], (eta > 0)[clear])
 
 
-@pytest.fixture(scope="module", params=[BernoulliLatent(6), CategoricalLatent(4, variables=3), GaussianLatent(3)])
-def any_latent(request, tmp_path_factory):
-    model = tiny(request.param)
-    path = export.litert(model, tmp_path_factory.mktemp("litert") / "m.tflite")
-    return model, Interpreter(model_path=str(path))
-
-
-def test_bad_input_is_taken_for_the_nearest_that_is_good(any_latent):
+def test_bad_input_is_taken_for_the_nearest_that_is_good(any_latent, in_float32):
     """NaN for 0. The outputs are those of the clipped input, bit for bit."""
-    model, interpreter = any_latent
+    model, interpreter = any_latent, in_float32
     rng = np.random.default_rng(0)
     values = model.latent.code_values
     images = rng.random((9, *model.image_shape), np.float32)
