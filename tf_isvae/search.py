@@ -86,7 +86,7 @@ class Index:
         """
         if len(paths) != len(images):
             raise ValueError(f"paths are {len(paths)}; they must be {len(images)}, one for each image.")
-        codes = _encode(self.model, images)[0]
+        codes = encode(self.model, images)[0]
         self._parts.append(np.packbits(codes.astype(np.uint8), axis=1))
         self.paths += map(str, paths)
         self._engine = None
@@ -130,7 +130,7 @@ class Index:
             raise ValueError(
                 f"neighbours is {neighbours}; it must be at most {len(self)}, the number of images in the index."
             )
-        codes, means = _encode(self.model, images)
+        codes, means = encode(self.model, images)
         packed = np.packbits(codes.astype(np.uint8), axis=1)
         if distance == "hamming":
             return self._search(packed, neighbours)
@@ -292,8 +292,15 @@ def extend(
     return len(index) - before
 
 
-def _encode(model: DiscreteVAE, images) -> tuple[np.ndarray, np.ndarray]:
-    """The bits of images, and q(z = 1|x): int32 and float32 (n, bits)."""
+def encode(model: DiscreteVAE, images) -> tuple[np.ndarray, np.ndarray]:
+    """The bits of images (n, H, W, C) in [0, 1], and q(z = 1|x): int32 and float32 (n, bits).
+
+    Example:
+        >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=30)
+        >>> bits, means = search.encode(model, np.zeros((2, 4, 4, 1)))
+        >>> bool((bits == (means > 0.5)).all())
+        True
+    """
     images = checks.images("images", images, model.image_shape)
     codes, means = [], []
     for i in range(0, len(images), CHUNK):

@@ -13,6 +13,7 @@ from tf_isvae.evaluation.gradients import (
 )
 from tf_isvae.evaluation.neighbours import retrieval, share_like_one_class
 from tf_isvae.evaluation.outliers import SCORES, typicality
+from tf_isvae.evaluation.ranking import iterative_quantization, ranking
 from tf_isvae.evaluation.report import data_for, detail, evaluate, images_for
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "gradient_variance",
     "gradient_variance_function",
     "images_for",
+    "iterative_quantization",
+    "ranking",
     "retrieval",
     "share_like_one_class",
     "typicality",

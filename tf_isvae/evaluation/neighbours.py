@@ -33,8 +33,8 @@ def retrieval(codes, labels, query_codes, query_labels, top: int = 100) -> float
         1.0
     """
     top = checks.integer("retrieval: top", top)
-    codes, labels = _check_bits("codes and labels", codes, labels)
-    query_codes, query_labels = _check_bits("query_codes and query_labels", query_codes, query_labels)
+    codes, labels = check_bits("codes and labels", codes, labels)
+    query_codes, query_labels = check_bits("query_codes and query_labels", query_codes, query_labels)
     if query_codes.shape[1] != codes.shape[1]:
         raise ValueError(f"query_codes have shape {query_codes.shape}; they must have {codes.shape[1]} bits, as codes.")
     precisions = []
@@ -75,7 +75,8 @@ def share_like_one_class(images, train_images, train_labels) -> float:
     return float((commonest >= NEIGHBOURS - 1).mean())
 
 
-def _check_bits(names: str, codes, labels) -> tuple[np.ndarray, np.ndarray]:
+def check_bits(names: str, codes, labels) -> tuple[np.ndarray, np.ndarray]:
+    """Codes as float32 (n, bits), and labels (n,). Raises ValueError if they are not so, or no bits."""
     codes, labels = np.asarray(codes), np.asarray(labels)
     if codes.ndim != 2 or labels.shape != codes.shape[:1] or not codes.size:
         raise ValueError(
