@@ -27,7 +27,7 @@ from tf_isvae import (
     training,
     zoo,
 )
-from tf_isvae.training.settings import Flag, Integer, Kind, OneOf, Positive, Size
+from tf_isvae.training.settings import Flag, Integer, Kind, OneOf, Positive, Share, Size
 
 SHAPE = (2, 2, 1)
 GOOD = np.random.default_rng(0).uniform(size=(4, *SHAPE)).astype(np.float32)
@@ -175,6 +175,8 @@ def wrong_settings(text=False):
             values, accepted = ["neither", 7, [kind.choices[0]]], f"one of {', '.join(map(str, kind.choices))}"
         elif isinstance(kind, Size):
             values, accepted = [0, -3, 2.5, True, "x", "8x0", "1x2x3", (8,)], "integer of at least 1, or two of them"
+        elif isinstance(kind, Share):
+            values, accepted = [0, 1, -0.1, True, "much", float("nan")], "must be a share, above 0 and below 1"
         elif isinstance(kind, Flag):
             values, accepted = ([] if text else [1, "yes"]), "must be True or False"
         elif type(kind) is Kind:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import pathlib
 import shutil
 import struct
 import time
+import types
 import zlib
 
 import keras
@@ -16,6 +18,7 @@ from helpers import one_line, tfds_has
 from PIL import ExifTags, Image, ImageOps
 
 from tf_isvae import datasets
+from tf_isvae.datasets import splits
 
 
 def numbered(count, shape=(2, 3, 1)):
@@ -929,6 +932,117 @@ def test_a_failed_download_is_quick_clear_and_leaves_nothing(tmp_path, offline, 
 
 def test_no_thread_that_the_end_of_an_iterator_waits_for():
     assert datasets.load(np.zeros((4, 2, 2, 1), np.uint8), batch_size=2).options().autotune.enabled is False
+
+
+# --- Slices, and what is held out for validation.
+
+
+@pytest.mark.parametrize("count", [1, 7, 60, 1437])
+def test_slices_are_those_of_tfds(count):
+    """Also what TFDS refuses is refused."""
+    infos = {"train": types.SimpleNamespace(num_examples=count)}
+    bounds = ("", "0", "1", "3", "60", "-1", "-3", "10%", "33%", "12.5%", "50%", "100%", "-25%", "110%")
+    for text in (f"train[{begin}:{end}]" for begin in bounds for end in bounds if begin or end):
+        try:
+            [theirs] = tfds.core.ReadInstruction.from_spec(text).to_absolute(infos)
+            expected = list(range(count))[theirs.from_ : theirs.to]
+        except ValueError:  # a number without "%" beside one with it is per cent; a part of an image is no number
+            expected = []
+        if expected:
+            assert splits.parse(text).rows(count).tolist() == expected, text
+        else:
+            with pytest.raises(ValueError, match="split is 'train"):
+                splits.parse(text).rows(count)
+
+
+@pytest.fixture(params=["pair", "npz", "folder", "disk"])
+def source_of_20(request, tmp_path, monkeypatch):
+    images, labels = numbered(20), np.arange(20)
+    if request.param == "pair":
+        return images, labels
+    if request.param == "npz":
+        np.savez(tmp_path / "images.npz", x_train=images, y_train=labels, x_test=images[:3], y_test=labels[:3])
+        return tmp_path / "images.npz"
+    if request.param == "disk":
+        monkeypatch.setattr(datasets, "MEMORY_LIMIT", 0)
+    return save_images(tmp_path / "images", images)
+
+
+def test_slices_of_every_source(source_of_20):
+    assert numbers_of(whole(datasets.load(source_of_20, "train[5:40%]", batch_size=20))) == list(range(1, 8))
+    assert datasets.fingerprint(source_of_20, "train[:5]") != datasets.fingerprint(source_of_20, "train[5:10]")
+    refused(ValueError, "'train[5:5]'", "at least 1 image", source=source_of_20, split="train[5:5]")
+    refused(ValueError, "'train[:21]'", "the 20 images", source=source_of_20, split="train[:21]")
+    refused(datasets.NoSuchSplit, "'tset'", source=source_of_20, split="tset[:50%]")
+
+
+def test_held_out_images_of_every_source(source_of_20):
+    """The two parts make up the whole, each in its order, with its labels, if there are any."""
+    arguments = {"batch_size": 20, "validation_split": 0.25, "validation_seed": 3}
+    parts = [numbers_of(whole(datasets.load(source_of_20, split, **arguments))) for split in ("train", "validation")]
+    assert len(parts[1]) == 5 and sorted(parts[0] + parts[1]) == list(range(20))
+    assert [sorted(part) for part in parts] == parts
+    if not isinstance(source_of_20, pathlib.Path) or source_of_20.suffix == ".npz":
+        [(_, labels)] = arrays(datasets.load(source_of_20, "validation", labels=True, **arguments))
+        assert labels.tolist() == parts[1]
+    prints = {
+        json.dumps(datasets.fingerprint(source_of_20, split, validation_split=0.25, validation_seed=seed))
+        for split in ("train", "validation")
+        for seed in (0, 1)
+    }
+    assert len(prints) == 4
+
+
+def test_the_seed_decides_which_images_are_held_out():
+    """Slices are of what is left, or of what is held out."""
+
+    def rows(text, share=0.25, seed=0):
+        return splits.parse(text, share, seed).rows(20).tolist()
+
+    assert rows("validation") == rows("validation") != rows("validation", seed=1)
+    assert rows("train[2:-5]") == rows("train")[2:-5] and rows("validation[60%:]") == rows("validation")[3:]
+    assert [len(rows("validation", share)) for share in (0.001, 0.5, 0.999)] == [1, 10, 19]
+
+
+def test_every_image_is_held_out_as_often_as_any_other():
+    """One of 4 images, with 600 seeds: chi-squared of 3 degrees of freedom, above 21.1 by chance in 1 of 10,000."""
+    counts = np.bincount([splits.parse("validation", 0.25, seed).rows(4).item() for seed in range(600)], minlength=4)
+    assert (np.square(counts - 150) / 150).sum() < 21.1
+
+
+def test_test_images_stay_when_others_are_held_out(tmp_path):
+    """And of the images, not the folder, of the name "validation"."""
+    for split, begin in (("Train", 0), ("test", 10), ("validation", 20)):
+        save_images(tmp_path / split, numbered(30)[begin : begin + 10])
+    parts = [
+        numbers_of(whole(datasets.load(tmp_path, split, validation_split=0.5)))
+        for split in ("train", "validation", "test")
+    ]
+    assert sorted(parts[0] + parts[1]) == list(range(10)) and parts[2] == list(range(10, 20))
+    refused(ValueError, "'train+test'", source=tmp_path, split="train+test", validation_split=0.5)
+
+
+def test_tfds_holds_out_its_last_images(tiny):
+    everything = whole(datasets.load("tiny_images", data_dir=tiny))
+    arguments = {"data_dir": tiny, "validation_split": 0.1}
+    parts = [whole(datasets.load("tiny_images", split, **arguments)) for split in ("train", "validation")]
+    same(np.concatenate(parts), everything)
+    assert len(parts[1]) == round(0.1 * len(everything))
+    same(whole(datasets.load("tiny_images", "validation[:2]", **arguments)), parts[1][:2])
+    refused(datasets.NoSuchSplit, "'nosuch'", source="tiny_images", split="nosuch", **arguments)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, True, "0.1", np.nan])
+def test_a_share_lies_between_0_and_1(share):
+    refused(ValueError, f"validation_split is {share!r}", "above 0 and below 1", validation_split=share)
+
+
+def test_one_image_cannot_be_divided():
+    refused(ValueError, "single training image", source=np.zeros((1, 2, 2), np.uint8), validation_split=0.5)
+
+
+def test_a_default_batch_size():
+    assert [len(batch) for batch in datasets.load(numbered(300))] == [256, 44]
 
 
 # --- What identifies the data of a run.

@@ -353,6 +353,49 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path, monkeypatch):
     assert training.train(given, resume=True)[0]["steps"] == 12
 
 
+def without_test_images(folder):
+    """Settings of a run on 40 labelled images, of which it holds 10 out; and the images."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+    np.savez(folder / "images.npz", images=images, labels=np.arange(40) % 2)
+    return {"dataset": str(folder / "images.npz"), "batch_size": 9, "validation_split": 0.25}, images
+
+
+def test_a_run_validates_on_the_images_that_it_holds_out(tmp_path):
+    settings, images = without_test_images(tmp_path)
+    metrics, run_dir = training.train(config(tmp_path / "run", epochs=1, **settings))
+    assert metrics["steps"] == 4  # 30 images
+    model = training.read_trained(run_dir).model
+    with pytest.raises(datasets.NoSuchSplit, match="--validation-split"):
+        evaluation.data_for(model, settings["dataset"])
+    data = evaluation.data_for(model, settings["dataset"], validation_split=0.25, validation_seed=1)
+    numbers = {
+        part: [int(np.abs(images / 255 - image[..., 0]).max((1, 2)).argmin()) for image in data[part][0]]
+        for part in data
+    }
+    assert len(numbers["test"]) == 10 and sorted(numbers["test"] + numbers["train"]) == list(range(40))
+    np.testing.assert_array_equal(data["test"][1], np.array(numbers["test"]) % 2)
+    model.compile()
+    again = model.evaluate(data["test"][0], verbose=0, return_dict=True)
+    assert metrics["val_kl"] == pytest.approx(again["kl"], rel=1e-4)
+
+
+@pytest.mark.all
+def test_a_resumed_run_holds_out_the_same_images(tmp_path, monkeypatch):
+    settings, _ = without_test_images(tmp_path)
+    uninterrupted = training.train(config(tmp_path / "whole", **settings))[1]
+    resumed = run_in_two_parts(monkeypatch, config(tmp_path / "parts", **settings), 5, signal.SIGINT)
+    same_run(resumed, uninterrupted)
+
+
+def test_the_config_of_an_earlier_version(stopped):
+    """It lacks the settings that have come since, and means what runs did then."""
+    stored = json.loads((stopped / "config.json").read_text())
+    stored.pop("validation_split")
+    (stopped / "config.json").write_text(json.dumps(stored))
+    assert training.stored_config(stopped).validation_split is None
+    training.prepare(config(stopped), resume=True).close()
+
+
 def test_another_number_of_threads_is_said(finished, stopped, capsys):
     """The bits of a run depend on it. It goes on all the same, here from the beginning."""
     stored = json.loads((stopped / "config.json").read_text())
@@ -442,6 +485,7 @@ DIFFERENT = {  # from the recipe and from Config's own defaults, each of them
     **{"epochs": 2, "batch_size": 300, "learning_rate": 0.004, "schedule": "cosine", "kl_start": 7.5, "kl_epochs": 1},
     **{"start_at_mean": True, "seed": 5, "precision": "mixed_bfloat16", "strategy": "mirrored", "image_size": (6, 8)},
     **{"channels": 3, "binarize": "dynamic", "gradient_variance": True, "deterministic": True},
+    "validation_split": 0.2,
 }
 
 

@@ -47,6 +47,13 @@ def positive(name: str, value: float) -> float:
     return float(value)
 
 
+def share(name: str, value: float) -> float:
+    """`value` as a float. Raises ValueError if it is not a number above 0 and below 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a share, above 0 and below 1, such as 0.1.")
+    return float(value)
+
+
 def integer_or_pair(name: str, value) -> int | tuple[int, int]:
     """A positive integer, or a pair of them; text such as "32" or "24x4" is read as one.
 

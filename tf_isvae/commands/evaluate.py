@@ -1,4 +1,4 @@
-"""Evaluates a trained model on the test images of a data set, and prints the figures.
+"""Evaluates a trained model on the test images of a data set, or those that its run held out, and prints the figures.
 
     python scripts/evaluate.py runs/fc_bvae_mnist
     python scripts/evaluate.py runs/fc_bvae_mnist --to runs/fc_bvae_mnist/evaluation.json    for the card of an export
@@ -38,7 +38,11 @@ def prepare(arguments: argparse.Namespace) -> tuple:
     if dataset is None:
         raise ValueError("a .keras file does not say on which data to evaluate it: name a data set with --dataset.")
     data_dir = getattr(arguments, "data_dir", config.get("data_dir"))
-    return trained.model, evaluation.data_for(trained.model, dataset, data_dir, config.get("binarize")), to
+    held_out = {}
+    if dataset == config.get("dataset"):  # no image of another one was trained on
+        held_out = {"validation_split": config.get("validation_split"), "validation_seed": config.get("seed", 0)}
+    data = evaluation.data_for(trained.model, dataset, data_dir, config.get("binarize"), **held_out)
+    return trained.model, data, to
 
 
 def work(prepared: tuple) -> None:

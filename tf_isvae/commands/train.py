@@ -3,7 +3,7 @@
     python scripts/train.py                                             FC BVAE on MNIST, the best recipe known
     python scripts/train.py --recipe paper                              the same with the paper's settings
     python scripts/train.py --model cnn_cvae --dataset fashion_mnist --epochs 30
-    python scripts/train.py --dataset photos/ --image-size 32 --channels 3 --run-dir runs/photos
+    python scripts/train.py --dataset photos/ --image-size 32 --channels 3 --validation-split 0.1 --run-dir runs/photos
     python scripts/train.py --resume --run-dir runs/photos              goes on with a run that was stopped
     python scripts/train.py --strategy multi_worker --run-dir runs/big  on each worker: see docs/distributed.md
 
@@ -85,8 +85,8 @@ def work(run) -> None:
             f"worker {workers.index} of {workers.count} is done; what it trained is written by worker 0, to {run_dir}"
         )
         return
-    split = "test" if "val_loss" in metrics else "train"
-    prefix = "val_" if split == "test" else ""
+    prefix = "val_" if "val_loss" in metrics else ""
+    split = ("held-out" if config.validation_split else "test") if prefix else "train"
     print(f"\n{config.model} on {config.dataset} after {metrics['epochs']} epochs, {split} images, nats per image:")
     for text, name in (("-ELBO", "loss"), ("log-likelihood E_q[ln p(x|z)]", "log_likelihood"), ("KL(q || p)", "kl")):
         print(f"  {text:32}{metrics[prefix + name]:10.2f}")

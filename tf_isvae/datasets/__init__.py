@@ -6,8 +6,9 @@ Everything random (the order of an epoch, the draws of `binarize`) is a function
 number of the epoch, batch or image, never of how much has been read before. So batch k can be made
 without making the k batches before it, which is what `start` does.
 
-Inside: `sources` says what a source of images offers, and `arrays`, `bundled`, `folders` and `tfds` are the sources;
-`conversion` decodes and converts their images, `noise` draws, and `batches` says which image is in which batch.
+Inside: `splits` says which images a split is; `sources` says what a source of images offers, and `arrays`, `bundled`,
+`folders` and `tfds` are the sources; `conversion` decodes and converts their images, `noise` draws, and `batches` says
+which image is in which batch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_isvae import checks
-from tf_isvae.datasets import batches, bundled, conversion, noise, tfds
+from tf_isvae.datasets import batches, bundled, conversion, noise, splits, tfds
 from tf_isvae.datasets.arrays import Arrays, Npz
 from tf_isvae.datasets.folders import Files, Folder, image_files
 from tf_isvae.datasets.sources import NoLabels, NoSuchSplit, Source, check_split, quoted
@@ -49,13 +50,15 @@ def load(
     source: str | os.PathLike | np.ndarray | tuple[np.ndarray, np.ndarray],
     split: str = "train",
     *,
-    batch_size: int,
+    batch_size: int = 256,
     seed: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     binarize: str | None = None,
     data_dir: str | os.PathLike | None = None,
     labels: bool = False,
+    validation_split: float | None = None,
+    validation_seed: int = 0,
     epochs: int | None = None,
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
@@ -83,7 +86,9 @@ def load(
           subfolder of it, such as train/cats, these are its classes, and the place of an image's class among their
           sorted names is its label, as in `keras.utils.image_dataset_from_directory`.
         A path that exists wins over a TFDS name, except over the three names above.
-      split: the name of the split; for TFDS also a slice, such as "train[:10%]".
+      split: the name of the split, or a slice of one, such as "train[:90%]" or "train[100:200]": per cent are rounded
+        to the nearest image, and negative numbers count from the end, as in TFDS, whose data sets take whatever else
+        it reads, too.
       batch_size: images in a batch. The last batch of an epoch may be smaller.
       seed: None to keep the order of the source. An integer of at least 0 to shuffle: each epoch has an
         order of its own, which depends on the seed and the number of the epoch alone.
@@ -96,6 +101,10 @@ def load(
       data_dir: where TFDS keeps its data; by default the environment variable TFDS_DATA_DIR, or
         ~/tensorflow_datasets. Only for TFDS names.
       labels: whether to return pairs (images, int32 labels (batch,)).
+      validation_split: the share of the images of "train" to hold out, above 0 and below 1: they are then the split
+        "validation", and "train" is the others. They are drawn without replacement; TFDS, whose data sets are prepared
+        in a random order, gives the last ones. None to hold out none.
+      validation_seed: which images are held out depends on it, and on how many there are, alone.
       epochs: None for a data set of one epoch, in which each iteration is the next epoch. An integer n for
         one that runs through the same n epochs in one iteration, for `fit` with `steps_per_epoch`.
       start: with `epochs`, the number of batches to leave out at the beginning: a run that was stopped after
@@ -129,7 +138,7 @@ def load(
     shard = _shard(shard)
     checks.one_of("binarize", binarize, (None, "static", "dynamic"))
     checks.flag("labels", labels)
-    found, size = _find(source, split, image_size, channels, data_dir)
+    found, size = _find(source, split, image_size, channels, data_dir, validation_split, validation_seed)
     if labels and not found.has_labels:
         raise NoLabels(f"labels is True; it must be False for {found.name}, which has no labels.")
 
@@ -206,19 +215,21 @@ def fingerprint(
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     data_dir: str | os.PathLike | None = None,
+    validation_split: float | None = None,
+    validation_seed: int = 0,
 ) -> dict:
     """Returns what identifies the images of one split: the same data has the same, wherever it is stored.
 
     No image is decoded, so that this takes a moment.
 
     Args:
-      source, split, image_size, channels, data_dir: as of `load`.
+      source, split, image_size, channels, data_dir, validation_split, validation_seed: as of `load`.
 
     Returns:
       A dictionary of JSON values: "images", their number; "shape", [H, W, C] as `load` returns them; "digest", the
       SHA-256 in hexadecimal digits of
         - an array: its shape, type and bytes, without its labels;
-        - an `.npz` file: the names, sizes and CRC-32s of the arrays of the split;
+        - an `.npz` file: the names, sizes and CRC-32s of the arrays of the split, and which images of them it has;
         - a folder: the relative names and the sizes of the image files;
         - TFDS: the name and version, and the names, sizes and ranges of the files of records.
 
@@ -232,7 +243,7 @@ def fingerprint(
       >>> datasets.fingerprint(np.ones((100, 28, 28), np.uint8)) == before
       False
     """
-    found, size = _find(source, split, image_size, channels, data_dir)
+    found, size = _find(source, split, image_size, channels, data_dir, validation_split, validation_seed)
     return {
         "images": found.count,
         "shape": list(conversion.converted_shape(found, size, channels)),
@@ -240,19 +251,20 @@ def fingerprint(
     }
 
 
-def _find(source, split, image_size, channels, data_dir) -> tuple[Source, tuple[int, int] | None]:
+def _find(
+    source, split, image_size, channels, data_dir, validation_split, validation_seed
+) -> tuple[Source, tuple[int, int] | None]:
     """The split of a source, and the size to convert it to; None: as it is."""
     size = None if image_size is None else checks.image_size("image_size", image_size)
     channels = checks.one_of("channels", channels, (None, 1, 3))
-    if not isinstance(split, str):
-        raise ValueError(f'split is {split!r}; it must be the name of a split, such as "train" or "test".')
+    split = splits.parse(split, validation_split, validation_seed)
     if not isinstance(data_dir, (str, os.PathLike, type(None))):
         raise ValueError(f"data_dir is {data_dir!r}; it must be the path of a folder, or None.")
     if isinstance(source, np.ndarray):
-        check_split("an array", split, ["train"])
+        check_split("an array", split.name, ["train"])
         found = Arrays("an array", source)
     elif isinstance(source, tuple) and len(source) == 2 and all(isinstance(part, np.ndarray) for part in source):
-        check_split("a pair of arrays", split, ["train"])
+        check_split("a pair of arrays", split.name, ["train"])
         found = Arrays("a pair of arrays", *source)
     elif isinstance(source, (str, os.PathLike)):
         found = _find_by_name(source, split, size, channels, data_dir)
@@ -262,21 +274,23 @@ def _find(source, split, image_size, channels, data_dir) -> tuple[Source, tuple[
             "another of TFDS), a NumPy array, a pair (images, labels) of them, or the path of an .npz file or a "
             "folder of images."
         )
+    if not isinstance(found, tfds.Tfds) and (rows := split.rows(found.count)) is not None:
+        found.keep(rows)
     return found, size or found.default_size
 
 
 def _find_by_name(source, split, size, channels, data_dir) -> Source:
     name = os.fspath(source)
     if name in bundled.DATASETS:
-        return bundled.DATASETS[name](split)
+        return bundled.DATASETS[name](split.name)
     path = pathlib.Path(name).expanduser()
     if not _is_path(source):
         return tfds.Tfds(name, split, data_dir)
     if path.exists():
         if path.is_dir():
-            return Folder(path, split, size, channels)
+            return Folder(path, split.name, size, channels)
         if path.suffix.lower() == ".npz":
-            return Npz(path, split)
+            return Npz(path, split.name)
         raise ValueError(f"source is the file {path}; it must be a folder of PNG or JPEG images or an .npz file.")
     raise FileNotFoundError(f"{path} does not exist; give the path of a folder of images or of an .npz file.")
 

@@ -35,6 +35,11 @@ class Arrays(InMemory):
         self.count, *shape = self._images.shape
         self.shape, self.has_labels = tuple(shape), labels is not None
 
+    def keep(self, rows):
+        self._images = self._images[rows]
+        self._labels = None if self._labels is None else self._labels[rows]
+        self.count = len(rows)
+
     def read(self):
         return self._images, self._labels
 
@@ -68,7 +73,7 @@ class Npz(InMemory):
             self._members = [file.zip.getinfo(f"{key}.npy") for key in self._keys]
             self._images = f"the images {images!r} in {self.name}"
             self.count, *shape = _with_channels(self._images, self._header(file))
-            self.shape = tuple(shape)
+            self.shape, self._rows = tuple(shape), None
 
     def _open(self) -> contextlib.AbstractContextManager[np.lib.npyio.NpzFile]:
         with self._damaged_if_it_fails():
@@ -92,13 +97,20 @@ class Npz(InMemory):
         except Exception as error:  # a damaged file may fail anywhere in zipfile, its codecs and NumPy
             raise ValueError(f"{self.name} is not a whole .npz file: {first_line(error)}") from error
 
+    def keep(self, rows):
+        self._rows, self.count = rows, len(rows)
+
     def read(self):
         with self._open() as file, self._damaged_if_it_fails():
             arrays = [file[key] for key in self._keys]
-        return _checked(self._images, *arrays)
+        images, labels = _checked(self._images, *arrays)
+        if self._rows is None:
+            return images, labels
+        return images[self._rows], None if labels is None else labels[self._rows]
 
     def contents(self) -> list:
-        return [[member.filename, member.file_size, member.CRC] for member in self._members]
+        members = [[member.filename, member.file_size, member.CRC] for member in self._members]
+        return members if self._rows is None else [*members, self._rows.tolist()]
 
 
 def _checked(name: str, images: np.ndarray, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:

@@ -43,6 +43,10 @@ class Files(Encoded):
         self._files = files
         self.count = len(files)
 
+    def keep(self, rows):
+        self._files = [self._files[row] for row in rows]
+        self.count = len(rows)
+
     def contents(self):
         return [[os.path.relpath(file, self.name), os.path.getsize(file)] for file in self._files]
 
@@ -125,13 +129,16 @@ class Folder(Files):
     def __init__(self, path: pathlib.Path, split: str, size: tuple[int, int] | None, channels: int | None):
         folder, splits = _folder_of_split(path, split)
         super().__init__(str(folder), image_files(folder), size, channels)
-        self.has_labels = all(os.sep in os.path.relpath(file, self.name) for file in self._files)
+        self.has_labels = all(os.sep in self._relative(file) for file in self._files)
         self._classes = sorted({name for each in splits for name in _subfolders(each)})
+
+    def _relative(self, file: str) -> str:
+        return file.removeprefix(self.name).lstrip(os.sep)
 
     @functools.cached_property
     def _labels(self) -> np.ndarray:
         numbers = {name: number for number, name in enumerate(self._classes)}
-        first_parts = (os.path.relpath(file, self.name).split(os.sep)[0] for file in self._files)
+        first_parts = (self._relative(file).split(os.sep)[0] for file in self._files)
         return np.array([numbers.get(part, 0) for part in first_parts], np.int32)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 # One stream of random numbers per purpose, so that the noise of `binarize` tells nothing of the order.
-ORDER, NOISE = 7001, 7002
+ORDER, NOISE, HELD_OUT = 7001, 7002, 7003
 
 
 def fold(seed: int, purpose: int, number: tf.Tensor) -> tf.Tensor:

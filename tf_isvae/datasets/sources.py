@@ -38,6 +38,10 @@ class Source(abc.ABC):
     def contents(self) -> list:
         """JSON values that differ if the images differ, and not if they have only moved. Decodes no image."""
 
+    @abc.abstractmethod
+    def keep(self, rows: np.ndarray) -> None:
+        """Leaves only these images: indices, sorted."""
+
 
 class InMemory(Source):
     """Images that fit into memory as they are stored."""

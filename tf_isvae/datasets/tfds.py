@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tf_isvae.datasets.bundled import DATASETS
 from tf_isvae.datasets.sources import Encoded, check_split, first_line, quoted
+from tf_isvae.datasets.splits import Split
 
 # Records can only be read in sequence, so a stream of them is shuffled within this many images.
 SHUFFLE_BUFFER = 10_000
@@ -30,11 +31,11 @@ class Tfds(Encoded):
 
     Args:
       name: "name", "name:version" or "name/config:version".
-      split: the name of the split, or a slice, such as "train[:10%]".
+      split: the split, whose text may be whatever TFDS reads.
       data_dir: where TFDS keeps its data; None for its own default.
     """
 
-    def __init__(self, name: str, split: str, data_dir: str | os.PathLike | None):
+    def __init__(self, name: str, split: Split, data_dir: str | os.PathLike | None):
         import tensorflow_datasets as tfds
 
         builder = _builder(name, data_dir)
@@ -46,12 +47,13 @@ class Tfds(Encoded):
         if not (builder.data_path.exists() and builder.is_prepared()):
             _download(builder, name)
         try:
-            part = builder.info.splits[split]
+            part = builder.info.splits[split.in_tfds(lambda name: builder.info.splits[name].num_examples)]
         except (ValueError, KeyError):
-            check_split(name, split, list(builder.info.splits))
+            if split.share is None or split.name not in builder.info.splits:
+                check_split(name, split.text if split.share is None else split.name, list(builder.info.splits))
             raise
         if not part.num_examples:
-            raise ValueError(f"split is {split!r}; it must have at least 1 image: this one of {name} is empty.")
+            raise ValueError(f"split is {split.text!r}; it must have at least 1 image: this one of {name} is empty.")
         if (file_format := builder.info.file_format.value) != "tfrecord":
             raise ValueError(
                 f"{builder.data_path} holds {file_format} files; they must be tfrecord: prepare it as such."
@@ -62,6 +64,9 @@ class Tfds(Encoded):
         self._image = features[self._image_key]
         self.shape = tuple(self._image.shape)
         self.has_labels = isinstance(features.get("label"), tfds.features.ClassLabel)
+
+    def keep(self, rows):
+        raise NotImplementedError("TFDS itself knows slices.")
 
     def contents(self):
         sizes = [tf.io.gfile.stat(file.filename).length for file in self._files]

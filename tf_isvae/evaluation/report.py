@@ -100,19 +100,25 @@ def data_for(
     dataset: str | os.PathLike,
     data_dir: str | os.PathLike | None = None,
     binarize: str | None = None,
+    validation_split: float | None = None,
+    validation_seed: int = 0,
 ) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     """What `evaluate` takes beside the model: all test images of a data set, and 10,000 training images.
 
     Args:
         model: a DiscreteVAE.
-        dataset: as `datasets.load` takes it; it must have a test split.
+        dataset: as `datasets.load` takes it; it must have a test split, or validation_split must be given.
         data_dir: where TFDS keeps its data sets; default as in `datasets.load`.
         binarize: "static" or "dynamic" if the model was trained so; both draw the pixels once.
+        validation_split: the share of the training images that the training left out, if it did: they take the place
+            of the test images if there are none, and do not count among the training images.
+        validation_seed: which images these are, as in `datasets.load`: the seed of the run.
 
     Returns:
         `test` and `train`, each (images, labels) as `images_for` returns them.
 
     Raises:
+        NoSuchSplit: there are neither test images nor any that were held out.
         ValueError, FileNotFoundError, ConnectionError: as `datasets.load`.
 
     Example:
@@ -120,10 +126,17 @@ def data_for(
         >>> {name: images.shape for name, (images, labels) in data.items()}
         {'test': (360, 4, 4, 1), 'train': (1437, 4, 4, 1)}
     """
-    return {
-        "test": images_for(model, dataset, "test", data_dir, binarize),
-        "train": images_for(model, dataset, "train", data_dir, binarize, count=MANY),
-    }
+    held_out = {"validation_split": validation_split, "validation_seed": validation_seed}
+    try:
+        test = images_for(model, dataset, "test", data_dir, binarize)
+    except datasets.NoSuchSplit as error:
+        if validation_split is None:
+            raise datasets.NoSuchSplit(
+                f"{error} Train with validation_split (--validation-split), which holds some images out, or name a "
+                "data set that has test images."
+            ) from None
+        test = images_for(model, dataset, "validation", data_dir, binarize, **held_out)
+    return {"test": test, "train": images_for(model, dataset, "train", data_dir, binarize, count=MANY, **held_out)}
 
 
 def images_for(
@@ -133,6 +146,9 @@ def images_for(
     data_dir: str | os.PathLike | None = None,
     binarize: str | None = None,
     count: int | None = None,
+    *,
+    validation_split: float | None = None,
+    validation_seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The images of a split in the size and with the channels that the model takes, and their labels.
 
@@ -143,6 +159,7 @@ def images_for(
         data_dir: where TFDS keeps its data sets; default as in `datasets.load`.
         binarize: "static" or "dynamic" if the model was trained so; both draw the pixels once.
         count: how many images, in an order drawn with seed 0; default all, in their own order.
+        validation_split, validation_seed: as `datasets.load` takes them.
 
     Returns:
         Images, float32 (n, H, W, C) in [0, 1], and labels, int32 (n,), or None if the data set has none.
@@ -165,6 +182,8 @@ def images_for(
         "channels": channels,
         "binarize": "static" if binarize else None,
         "data_dir": data_dir,
+        "validation_split": validation_split,
+        "validation_seed": validation_seed,
     }
     batches = -1 if count is None else 1
     try:

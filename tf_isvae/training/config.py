@@ -17,6 +17,9 @@ from tf_isvae.training.settings import setting
 if TYPE_CHECKING:  # TensorFlow is imported where a setting needs it: the command line does without
     from tf_isvae import estimators
 
+_MEANT_BEFORE = {"validation_split": None}
+"""What runs did before there was a setting for it; their config.json lacks it."""
+
 SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("default", "mirrored", "multi_worker")
 RECIPES = {recipe: recipes.by_recipe(recipe) for recipe in ("best", "paper")}
@@ -105,6 +108,11 @@ class Config:
         settings.OneOf(("static", "dynamic")),
         "draw binary pixels: static: once; dynamic: anew in each epoch; without it they stay grey",
     )
+    validation_split: float | None = setting(
+        None,
+        settings.Share(),
+        "share of the training images to hold out, drawn by the seed, and to validate on, such as 0.1",
+    )
     gradient_variance: bool = setting(
         False, settings.Flag(), "record the gradient's variance after every epoch, on 256 test images"
     )
@@ -184,7 +192,7 @@ def command(values: dict[str, Any]) -> str:
 
 
 def stored_config(run_dir: str | os.PathLike | None) -> Config:
-    """The settings of the run in `run_dir`, from its config.json.
+    """The settings of the run in `run_dir`, from its config.json; of an earlier version's, with what it meant.
 
     Raises:
         FileNotFoundError: there is none. ValueError: it is not one that this version can read.
@@ -194,6 +202,7 @@ def stored_config(run_dir: str | os.PathLike | None) -> Config:
     path = Path(run_dir) / "config.json"
     try:
         stored = json.loads(path.read_text())
+        stored = {**_MEANT_BEFORE, **stored}
         values = {field.name: stored[field.name] for field in dataclasses.fields(Config)}
         return Config(**{**values, "run_dir": str(run_dir)})
     except (FileNotFoundError, NotADirectoryError):

@@ -14,7 +14,8 @@ class Data:
     """What a run trains on from step `start` on, and what it is tested on; this worker's part of each batch.
 
     train             all batches that are left, so that the data is read once
-    test              one pass over the test images; None if the data set has none
+    test              one pass over the test images, or over those that are held out of the training images for that;
+                      None if there are none
     steps_per_epoch   batches of one pass over the training images
     identity          JSON values that tell whether a run is resumed on the same images
     """
@@ -24,17 +25,24 @@ class Data:
         shard = (workers.index, workers.count)
         self.train = self._load("train", epochs=config.epochs, start=start, shard=shard)
         self.steps_per_epoch = (int(self.train.cardinality()) + start) // config.epochs
+        self._test_split = "validation" if config.validation_split else "test"
         try:
-            self.test = self._load("test", shard=shard)
+            self.test = self._load(self._test_split, shard=shard)
         except datasets.NoSuchSplit:
             self.test = None
-        splits = ("train",) if self.test is None else ("train", "test")
+        splits = ("train",) if self.test is None else ("train", self._test_split)
         self.identity = {split: self._identity(split) for split in splits}
 
     def _identity(self, split: str) -> dict:
         config = self._config
         return datasets.fingerprint(
-            config.dataset, split, image_size=config.image_size, channels=config.channels, data_dir=config.data_dir
+            config.dataset,
+            split,
+            image_size=config.image_size,
+            channels=config.channels,
+            data_dir=config.data_dir,
+            validation_split=config.validation_split,
+            validation_seed=config.seed,
         )
 
     def _load(self, split: str, **options) -> tf.data.Dataset:
@@ -47,8 +55,10 @@ class Data:
             image_size=config.image_size,
             channels=config.channels,
             # The test images are drawn once, so that all epochs, also those of a resumed run, see the same.
-            binarize="static" if config.binarize and split == "test" else config.binarize,
+            binarize="static" if config.binarize and split != "train" else config.binarize,
             data_dir=config.data_dir,
+            validation_split=config.validation_split,
+            validation_seed=config.seed,
             **options,
         )
 
@@ -63,4 +73,4 @@ class Data:
 
     def first_images(self, count: int) -> np.ndarray:
         """The first test images, or those of the first training batch; the same for a resumed run."""
-        return next(iter(self._load("train" if self.test is None else "test"))).numpy()[:count]
+        return next(iter(self._load("train" if self.test is None else self._test_split))).numpy()[:count]

@@ -164,7 +164,13 @@ def fit(config: Config, images: np.ndarray, verbose: int = 0) -> DiscreteVAE:
         (64, 3)
     """
     data = datasets.load(
-        images, batch_size=config.batch_size, seed=config.seed, binarize=config.binarize, epochs=config.epochs
+        images,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        binarize=config.binarize,
+        validation_split=config.validation_split,
+        validation_seed=config.seed,
+        epochs=config.epochs,
     )
     steps = int(data.cardinality()) // config.epochs
     state = random.getstate()

@@ -75,6 +75,19 @@ class Positive(Kind):
 
 
 @dataclasses.dataclass(frozen=True)
+class Share(Kind):
+    """A number above 0 and below 1."""
+
+    form = "NUMBER"
+
+    def check(self, name, value):
+        return checks.share(name, value)
+
+    def read(self, text):
+        return _read_as(float, text)
+
+
+@dataclasses.dataclass(frozen=True)
 class Flag(Kind):
     """True or False."""
 
