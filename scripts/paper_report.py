@@ -33,8 +33,7 @@ def render(results: dict[str, dict], experiments: Iterable[str]) -> str:
         "Written by `scripts/reproduce_paper.py` from `results/*.json`, which hold the settings, metrics and history "
         "of the runs; not edited by hand. A name ending in `_paper` is the paper's recipe (importance sampling with "
         "one sample, Adam 1e-3, batch 2048), `_best` is ours (`tf_isvae.training.RECIPES`), `fc_vae` the conventional "
-        "VAE with 50 Gaussians. Nats per image. Seconds are the wall time of the training, with the measurements of "
-        "the gradient variance: more than a run needs if it shared its cores with others, or was paused.\n",
+        "VAE with 50 Gaussians. Nats per image.\n",
         *figures(results),
         *categories(results),
         *bits(results),
@@ -99,12 +98,14 @@ def figures(results: dict[str, dict]) -> list[str]:
             "gradient variance | active units | codes used",
             rows,
         ),
-        "The columns from test -ELBO on are of the test images, with one draw of the estimator's codes for -ELBO and "
-        "its two parts; train -ELBO is the mean over the last epoch. ln p(x) "
+        "The columns from test -ELBO on are of the test images, where -ELBO and its two parts are estimated with "
+        "codes drawn once for each image; train -ELBO is the mean over the last epoch. ln p(x) "
         "is exact for categorical codes, and otherwise the importance-weighted bound of 100 samples, which lies below "
         "it. The gradient variance (nats squared per encoder parameter) is that of the model's own estimator on the "
         "first 1,000 test images. Active units: entries of the posterior mean with a variance over the images above "
-        "0.01. Codes used: different codes among the test images.\n",
+        "0.01. Codes used: different codes among the test images. Seconds are those on the clock from the start of the "
+        "training to its end. Where the gradient variance was measured, they include that. Other programs ran on the "
+        "same machine, and some runs were interrupted: a run needs at most these seconds.\n",
         table("experiment | model, data, seed | estimator | batch | precision | command", settings),
     ]
     unmeasured = [name for name, result in results.items() if "gradient_variance" not in result["history"]]
