@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import signal
 
 import keras
 import numpy as np
@@ -10,22 +11,26 @@ import scipy.special
 import scipy.stats
 import tensorflow as tf
 import tensorflow_probability as tfp
-from helpers import one_line
+from helpers import one_line, same_run
 
 from tf_isvae import (
     BernoulliLatent,
     CategoricalLatent,
     DiscreteVAE,
     GaussianLatent,
+    callbacks,
     evaluation,
     export,
     fit_prior,
     networks,
     posteriors,
     priors,
+    recipes,
+    training,
     zoo,
 )
 from tf_isvae.export import signatures
+from tf_isvae.training.recorder import Recorder
 
 SHAPE = (2, 2, 1)
 IMAGES = np.random.default_rng(0).uniform(size=(3, *SHAPE)).astype(np.float32)
@@ -305,6 +310,61 @@ def test_fitting_a_prior_finds_the_codes():
     assert len(fit_prior(learned, again, epochs=1, verbose=0).history["loss"]) == 1
 
 
+@pytest.mark.parametrize("kind", ["autoregressive", "factorized"])
+def test_a_waiting_prior_learns_and_does_not_count(kind):
+    """Encoder and decoder move as with the uniform prior, bit for bit, and the prior towards their codes."""
+    latent, images = CategoricalLatent(3, 2), np.repeat(IMAGES, 4, axis=0)
+    prior = priors.get(kind) if kind == "factorized" else priors.Autoregressive((5,))
+    uniform, waiting = tiny(latent), tiny(latent, prior)
+    waiting.encoder.set_weights(uniform.encoder.get_weights())
+    waiting.decoder.set_weights(uniform.decoder.get_weights())
+    for model in (uniform, waiting):
+        model.compile(keras.optimizers.Adam(0.01))
+    options = {"batch_size": 4, "shuffle": False, "verbose": 0}
+    uniform.fit(images, epochs=3, **options)
+    waits = []
+    look = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: waits.append(waiting.prior_waits))
+    before = waiting.prior.log_prob(latent.posterior(waiting.encoder(images)).mode())
+    history = waiting.fit(images, epochs=3, callbacks=[callbacks.WaitingPrior(3), look], **options).history
+    for one, other in ((uniform.encoder, waiting.encoder), (uniform.decoder, waiting.decoder)):
+        for weight, same in zip(one.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, same)
+    after = waiting.prior.log_prob(latent.posterior(waiting.encoder(images)).mode())
+    assert np.mean(after) > np.mean(before)
+    np.testing.assert_allclose(history["loss"], np.subtract(history["kl"], history["log_likelihood"]), rtol=1e-5)
+    # In two thirds of the epochs, and never after `fit`: then encoder and decoder go another way.
+    waiting.fit(images, epochs=6, initial_epoch=2, callbacks=[callbacks.WaitingPrior(), look], **options)
+    assert waits == [True] * 3 + [True, True, False, False] and not waiting.prior_waits
+    uniform.fit(images, epochs=4, **options)
+    assert not np.array_equal(uniform.encoder.get_weights()[0], waiting.encoder.get_weights()[0])
+
+
+def test_a_run_with_a_prior_is_resumed_bit_for_bit(tmp_path, monkeypatch):
+    """Stopped while the prior waits, in the fourth of nine steps; it waits for two of three epochs."""
+    settings = {"dataset": "digits", "image_size": 4, "latent_dim": 4, "epochs": 3, "batch_size": 500, "seed": 1}
+    settings |= {"prior": "autoregressive", "precision": "float32"}
+    monkeypatch.setattr(zoo, "build", functools.partial(build_small, zoo.build))
+    training.train(training.Config(**settings, run_dir=str(tmp_path / "whole")))
+    stopped = training.Config(**settings, run_dir=str(tmp_path / "stopped"))
+    on_train_batch_end = Recorder.on_train_batch_end
+
+    def and_stop(self, batch, logs=None):
+        if self.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        on_train_batch_end(self, batch, logs)
+
+    with monkeypatch.context() as patch, pytest.raises(training.Interrupted):
+        patch.setattr(Recorder, "on_train_batch_end", and_stop)
+        training.train(stopped)
+    training.train(stopped, resume=True)
+    same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def build_small(build, *args, prior, **options):
+    """zoo.build with a smaller network for the prior."""
+    return build(*args, prior=priors.Autoregressive((8,)) if prior == "autoregressive" else prior, **options)
+
+
 EXPORTED = {
     "bits": (lambda: BernoulliLatent(9), "autoregressive"),
     "Gaussians": (lambda: GaussianLatent(3), "mixture"),
@@ -367,6 +427,7 @@ WRONG = {
     "Gaussians": (lambda: tiny(GaussianLatent(2), "autoregressive"), ("GaussianLatent", "Mixture take any latent")),
     "no width": (lambda: priors.Autoregressive((0,)), ("Autoregressive: hidden is 0", "at least 1")),
     "no components": (lambda: priors.Mixture(0), ("Mixture: components is 0", "at least 1")),
+    "no epochs to wait": (lambda: callbacks.WaitingPrior(0), ("WaitingPrior: epochs is 0", "positive")),
     "no samples": (lambda: disturbed(priors.Factorized(), BernoulliLatent(2)).sample(0, 1), ("n is 0", "at least 1")),
     "nothing to fit": (
         lambda: fit_prior(tiny(BernoulliLatent(2)), IMAGES),
@@ -449,3 +510,7 @@ def test_wrong_refine(refine):
         with pytest.raises(ValueError) as error:
             call(IMAGES, refine=refine)
         one_line(error, f"refine is {refine!r}", "integer of at least 0")
+
+
+def test_the_settings_of_a_run_have_the_names_of_all_priors():
+    assert priors.names() == recipes.PRIORS

@@ -486,6 +486,7 @@ DIFFERENT = {  # from the recipe and from Config's own defaults, each of them
     **{"start_at_mean": True, "seed": 5, "precision": "mixed_bfloat16", "strategy": "mirrored", "image_size": (6, 8)},
     **{"channels": 3, "binarize": "dynamic", "gradient_variance": True, "deterministic": True},
     "validation_split": 0.2,
+    "prior": "factorized",
 }
 
 

@@ -61,6 +61,37 @@ class KLAnnealing(keras.callbacks.Callback):
             )
 
 
+class WaitingPrior(keras.callbacks.Callback):
+    """Lets a prior that learns wait for the codes: in the first epochs, only the uniform prior counts in training.
+
+    A prior that takes part from the first step settles before the codes are used, and many stay idle. While it waits,
+    encoder and decoder train as with the uniform prior, and the prior learns the codes that they make; from then on all
+    train together. Logs and the ELBO always have the model's prior. Whether it waits depends on the number of the epoch
+    only, so a resumed run goes on as it should. After `fit`, however that ends, it does not wait.
+
+    Args:
+        epochs: how many epochs it waits; below 1, a share of the epochs of `fit`.
+
+    Raises:
+        ValueError: it is not a positive number.
+
+    Example:
+        >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3, prior="autoregressive")
+        >>> model.compile(optimizer="adam")
+        >>> history = model.fit(np.zeros((8, 4, 4, 1)), epochs=2, callbacks=[callbacks.WaitingPrior(1)], verbose=0)
+        >>> model.prior_waits
+        False
+    """
+
+    def __init__(self, epochs: float = 2 / 3):
+        super().__init__()
+        self.epochs = checks.positive("WaitingPrior: epochs", epochs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        epochs = self.epochs if self.epochs >= 1 else self.epochs * self.params["epochs"]
+        self.model.let_prior_wait(epoch < epochs)
+
+
 class GradientVariance(keras.callbacks.Callback):
     """Adds `gradient_variance` to the logs of every epoch (paper, figures 6 and 12).
 

@@ -115,6 +115,8 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         self.kl_annealing = tf.Variable(1.0, trainable=False, name="kl_annealing")
         if not latent.built:  # for `summary`
             latent.build((None, latent.encoder_units))
+        # True while a prior that learns does not count for encoder and decoder (callbacks.WaitingPrior).
+        self.prior_waits = False
         self._trackers = [keras.metrics.Mean(name=name) for name in ("loss", "log_likelihood", "kl")]
         self.build(encoder.input_shape)
 
@@ -182,6 +184,26 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         kl = posteriors.of(posterior).negative_entropy() - log_prior
         return estimators.Estimate(joint.value - kl_weight * log_prior, joint.surrogate), kl
 
+    def _terms_of_waiting_prior(self, images, seed, kl_weight) -> tuple[estimators.Estimate, tf.Tensor, tf.Tensor]:
+        """The two terms of eq. 1, as `_elbo_terms`, and the loss of each image: with the latent's own prior for encoder
+        and decoder, and -ln p(z) of a sample for the prior.
+        """
+        images = tf.cast(images, tf.float32)
+        posterior = self.latent.posterior(self.encoder(images, training=True))
+        estimate = self._estimate(posterior, self.log_likelihood_of(images, training=True), seed)
+        z = tf.stop_gradient(posterior.sample(seed=seed))
+        log_prior = self.prior.log_prob(z)
+        kl = self.prior.kl(posterior)
+        if kl is None:
+            kl = posteriors.of(posterior).negative_entropy() - log_prior
+        return estimate, kl, kl_weight * self.latent.kl(posterior) - estimate.surrogate - log_prior
+
+    def let_prior_wait(self, waits: bool) -> None:
+        """Whether encoder and decoder train as with the latent's own prior (callbacks.WaitingPrior)."""
+        if waits != self.prior_waits:
+            self.prior_waits = waits
+            self.make_train_function(force=True)
+
     def _update_metrics(self, estimate, kl) -> dict:
         for tracker, values in zip(self._trackers, (kl - estimate.value, estimate.value, kl), strict=True):
             tracker.update_state(values)
@@ -203,8 +225,12 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         seed = self.noise_seed(_private_apis.batches_seen(self.optimizer))
         with tf.GradientTape() as tape:
             kl_weight = self.kl_weight * self.kl_annealing
-            estimate, kl = self._elbo_terms(images, seed, training=True, kl_weight=kl_weight)
-            loss = tf.reduce_sum(kl_weight * kl - estimate.surrogate) / global_batch
+            if self.prior_waits:
+                estimate, kl, losses = self._terms_of_waiting_prior(images, seed, kl_weight)
+            else:
+                estimate, kl = self._elbo_terms(images, seed, training=True, kl_weight=kl_weight)
+                losses = kl_weight * kl - estimate.surrogate
+            loss = tf.reduce_sum(losses) / global_batch
             if self.losses:  # regularisers of the user's networks, in the dtypes of their layers
                 regularisation = tf.add_n([tf.cast(term, tf.float32) for term in self.losses])
                 loss += regularisation / replica.num_replicas_in_sync
@@ -253,6 +279,8 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             return super().fit(x, *args, **kwargs)
         finally:
             self.kl_annealing.assign(1.0)
+            if self.prior_waits:
+                self.let_prior_wait(False)
 
     def evaluate(self, x=None, *args, **kwargs):
         """keras.Model.evaluate on images or a tf.data.Dataset of batches: loss (= -ELBO), log_likelihood, kl (nats)."""

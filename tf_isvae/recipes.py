@@ -17,6 +17,8 @@ ESTIMATORS = (
     *("ImportanceSampling", "LeaveOneOut", "DisARM", "ARMS", "Enumerated", "Reparameterized", "StraightThrough"),
     *("ReinMax", "Linearized"),
 )
+# Those of priors.names().
+PRIORS = ("uniform", "factorized", "autoregressive", "mixture")
 
 
 class Settings(NamedTuple):

@@ -17,7 +17,7 @@ from tf_isvae.training.settings import setting
 if TYPE_CHECKING:  # TensorFlow is imported where a setting needs it: the command line does without
     from tf_isvae import estimators
 
-_MEANT_BEFORE = {"validation_split": None}
+_MEANT_BEFORE = {"validation_split": None, "prior": "uniform"}
 """What runs did before there was a setting for it; their config.json lacks it."""
 
 SCHEDULES = ("constant", "cosine")
@@ -58,6 +58,11 @@ class Config:
         settings.Estimator(),
         f"of the gradient: one of {', '.join(recipes.ESTIMATORS)}; with a count, as in ARMS:4; "
         "Linearized+ before another, as in Linearized+DisARM",
+    )
+    prior: str = setting(
+        "uniform",
+        settings.OneOf(recipes.PRIORS),
+        "uniform: the paper's; or one that learns: factorized, autoregressive or mixture (callbacks.WaitingPrior)",
     )
     epochs: int | None = setting(None, settings.Integer(1), "passes over the training images")
     batch_size: int | None = setting(None, settings.Integer(1), "images in a step, of all devices together")

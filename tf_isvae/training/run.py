@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_isvae import datasets, networks, optimizers, zoo
-from tf_isvae.callbacks import GradientVariance, KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss
+from tf_isvae.callbacks import GradientVariance, KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss, WaitingPrior
 from tf_isvae.model import DiscreteVAE
 from tf_isvae.precision import cap_below_bfloat16, in_precision, layers_in, multiplies_bfloat16
 from tf_isvae.training import checkpoints, progress, report, run_directory
@@ -222,7 +222,8 @@ def _build(config: Config, image_shape: tuple[int, int, int], steps_per_epoch: i
     """The model with its initial weights, compiled, the optimizer built."""
     estimator = config.make_estimator()
     with layers_in(config.precision):
-        model = zoo.build(config.model, image_shape, config.latent_dim, estimator=estimator, seed=config.seed)
+        parts = {"estimator": estimator, "prior": config.prior, "seed": config.seed}
+        model = zoo.build(config.model, image_shape, config.latent_dim, **parts)
     rate = config.learning_rate
     if config.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, steps_per_epoch * config.epochs)
@@ -235,4 +236,6 @@ def _callbacks(config: Config) -> list[keras.callbacks.Callback]:
     callbacks = [StopOnNonFiniteLoss()]
     if config.kl_epochs:
         callbacks.append(KLAnnealing(config.kl_start, config.kl_epochs))
+    if config.prior != "uniform":
+        callbacks.append(WaitingPrior())
     return callbacks
