@@ -422,8 +422,14 @@ def tiny(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("limit", [None, 0])
-@pytest.mark.parametrize("split", ["train", "train[3:20]", "train[20:]+test"])
+@pytest.mark.parametrize(
+    "split, limit",
+    [
+        ("train[20:]+test", None),
+        *(("train", 0), ("train[3:20]", 0), ("train[20:]+test", 0)),
+        *(pytest.param(split, None, marks=pytest.mark.all) for split in ("train", "train[3:20]")),
+    ],
+)
 def test_tfds_in_several_files(tiny, monkeypatch, limit, split):
     if limit is not None:
         monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
@@ -602,7 +608,9 @@ def test_a_resumed_run_sees_the_same_batches(sixty, arguments):
     same(arrays(one) + arrays(one) + arrays(one) + arrays(one), uninterrupted)
 
 
-@pytest.mark.parametrize("binarize", [None, "static", "dynamic"])
+@pytest.mark.parametrize(
+    "binarize", ["dynamic", *(pytest.param(draws, marks=pytest.mark.all) for draws in (None, "static"))]
+)
 def test_a_resumed_run_sees_the_same_batches_of_tfds_from_disk(prepared, from_disk, monkeypatch, binarize):
     prepared("mnist")
     monkeypatch.setattr(datasets.tfds, "SHUFFLE_BUFFER", 64)
@@ -760,6 +768,7 @@ def elsewhere(tmp_path_factory, apart):
     return apart("data_sets", folder, tfds_has("mnist"), devices=2), (folder / "stderr.txt").read_text()
 
 
+@pytest.mark.all
 def test_memory(elsewhere):
     """Folders larger than the limit do not fill the memory; iterators over an array in memory do not copy it.
 
@@ -769,11 +778,13 @@ def test_memory(elsewhere):
     assert elsewhere[0]["from disk"] < 300 and elsewhere[0]["from memory"] < 150, elsewhere[0]
 
 
+@pytest.mark.all
 def test_mnist_is_loaded_without_warnings(prepared, elsewhere):
     prepared("mnist")
     assert "loads\nloaded\n" in elsewhere[1]
 
 
+@pytest.mark.all
 def test_the_order_is_the_same_in_another_process_whatever_the_global_seed(elsewhere):
     tf.random.set_seed(3)
     dataset = datasets.load(numbered(500), batch_size=100, seed=1, binarize="dynamic")
@@ -782,6 +793,7 @@ def test_the_order_is_the_same_in_another_process_whatever_the_global_seed(elsew
     assert not elsewhere[0]["tfds"]  # importing TFDS takes a second, which users of other sources need not spend
 
 
+@pytest.mark.all
 def test_two_replicas_see_every_image_once_per_epoch(elsewhere):
     """Made outside the strategy's scope or inside, in the same order as one device."""
     results = elsewhere[0]

@@ -173,6 +173,7 @@ def test_workers_that_end_are_resumed(finished, two_workers, tmp_path):
     same_run(run_dir, finished[1])
 
 
+@pytest.mark.all
 def test_workers_with_different_settings_are_refused(two_workers, tmp_path):
     statuses, outputs = two_workers(train_with_another_seed, tmp_path / "run")
     assert statuses == [1, 1]
@@ -196,7 +197,7 @@ def source(request, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("binarize", [None, "static", "dynamic"])
-@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.all)])
 def test_the_parts_together_are_the_batches(source, binarize, count):
     """Also if a batch, of 3 images, is smaller than the number of workers, and from the middle of an epoch."""
     settings = {"batch_size": 10, "seed": 3, "binarize": binarize, "epochs": 2, "start": 1}

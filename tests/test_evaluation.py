@@ -295,7 +295,8 @@ def test_certainty_is_of_bits():
     [
         (BernoulliLatent(3), {"sure_bits", "unsure_bits", "eta_variance_unsure", "retrieval_map_100"}),
         (CategoricalLatent(2), {"perplexity", "classes", *(f"cluster_{name}" for name in CLUSTERING)}),
-        (CategoricalLatent(4, 24), {"perplexity"}),  # too many codes to be clusters
+        # Too many codes to be clusters.
+        pytest.param(CategoricalLatent(4, 24), {"perplexity"}, marks=pytest.mark.all),
         (GaussianLatent(2), set()),
     ],
     ids=["bits", "category", "categories", "gaussian"],

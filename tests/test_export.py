@@ -686,6 +686,7 @@ def test_the_script(script, run_dir, tmp_path):
     assert tf.saved_model.load(str(folder / "2")).signatures["encode"] is not None
 
 
+@pytest.mark.all
 @pytest.mark.skipif(importlib.util.find_spec("ai_edge_litert") is None, reason="ai-edge-litert is not installed")
 def test_the_script_with_litert(script, run_dir, tmp_path):
     arguments = [run_dir / "model.keras", "--to", "out", "--litert", "float32", "int8", "--calibration", "digits"]

@@ -238,7 +238,7 @@ def test_every_pair_by_broadcasting(arrays):
     np.testing.assert_allclose(result, expected.numpy().sum((-3, -2, -1)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fc_bvae", "fc_cvae", "cnn_bvae"])
+@pytest.mark.parametrize("name", ["fc_bvae", pytest.param("fc_cvae", marks=pytest.mark.all), "cnn_bvae"])
 def test_two_outputs_a_channel_train_and_reconstruct(name, tmp_path):
     """Nothing but the likelihood knows of them: a model of the zoo is built, begins at the mean image, takes a step,
     gives images, and is saved with it."""

@@ -79,6 +79,7 @@ def test_fit_and_saving_with_its_state(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.all
 def test_replicas_make_the_same_steps(apart):
     for ours, theirs in zip(*apart("adam_on_two_replicas", devices=2), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)

@@ -153,6 +153,7 @@ def at_the_end_of_epochs(monkeypatch, actions):
     monkeypatch.setattr(recorder, "CHECKPOINT_SHARE", 1e9)
 
 
+@pytest.mark.all
 def test_a_disk_that_is_full_for_a_while(finished, tmp_path, monkeypatch, file_limit, capsys):
     kept = {}
 

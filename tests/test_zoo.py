@@ -143,6 +143,7 @@ def test_load_by_path(shelf, tmp_path, monkeypatch):
     equal(zoo.load(str(run_dir)), model)
 
 
+@pytest.mark.all
 def test_a_clone_beside_the_package(tmp_path, monkeypatch, shelf, fresh_python):
     """In a process of its own, with a copy of the package; the variable's folder comes first."""
     shutil.copytree(ROOT / "tf_isvae", tmp_path / "clone" / "tf_isvae", ignore=shutil.ignore_patterns("__pycache__"))
