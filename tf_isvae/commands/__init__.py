@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "the figures of a trained model on test images",
     "export": "a trained model as SavedModel, LiteRT and .keras files",
     "search": "the images of a folder that are most like a given one",
+    "compare_retrieval": "how well bits find images of the same class, beside ITQ",
     "compare_estimators": "gradient estimators on the field's protocol: a table, a figure",
     "benchmark": "speed of training and of exported models",
 }
