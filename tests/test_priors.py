@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import signal
 
 import keras
@@ -510,6 +511,28 @@ def test_wrong_refine(refine):
         with pytest.raises(ValueError) as error:
             call(IMAGES, refine=refine)
         one_line(error, f"refine is {refine!r}", "integer of at least 0")
+
+
+@pytest.mark.all
+def test_the_script_gives_a_model_a_prior(script, tmp_path):
+    zoo.build("fc_bvae", (4, 4, 1), 4, seed=0).save(tmp_path / "model.keras")
+    options = ["--epochs", 1, "--joint-epochs", 1, "--drop-pixels", 0.2, "--refine", 2, "--first", 9]
+    files = ["--to", tmp_path / "learned", "--figure", tmp_path / "samples.png"]
+    status, output, errors = script(
+        "learn_prior.py", tmp_path / "model.keras", "--dataset", "digits", *options, *files, "--held-out"
+    )
+    assert status == 0, errors
+    assert (
+        "-ELBO of the first 9" in output and "like one class, after" in output and (tmp_path / "samples.png").exists()
+    )
+    model = zoo.load(tmp_path / "learned")
+    card = json.loads((tmp_path / "learned" / "metadata.json").read_text())
+    assert card["model"]["prior"]["class"] == "Autoregressive" and "learned.keras" in card["keras"]
+    assert card["model"]["parameters"] == sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    assert "learn_prior.py" in (tmp_path / "learned" / "README.md").read_text()
+    status, _, errors = script("learn_prior.py", tmp_path / "model.keras", "--drop-pixels", 1)
+    assert status == 2
+    one_line(errors, "--drop-pixels is 1.0", "below 1")
 
 
 def test_the_settings_of_a_run_have_the_names_of_all_priors():
