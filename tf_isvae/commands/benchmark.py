@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tf_isvae import recipes
 from tf_isvae.commands import command_line
 
 IMAGES = 60_000
@@ -28,10 +29,12 @@ PRECISIONS = {"float32": "float32", "mixed_bfloat16": "bfloat16"}
 
 def make_parser() -> command_line.Parser:
     parser = command_line.Parser(__doc__)
-    parser.add_argument("--models", nargs="+", default=["fc_bvae", "fc_cvae", "cnn_bvae", "cnn_cvae"])
-    parser.add_argument("--batch-size", type=int, default=2048)
-    parser.add_argument("--steps", type=int, default=30, help="steps of one timed epoch; the best of --epochs counts")
-    parser.add_argument("--epochs", type=int, default=5)
+    models = ["fc_bvae", "fc_cvae", "cnn_bvae", "cnn_cvae"]
+    names = f"of {', '.join(recipes.MODELS)}; default {' '.join(models)}"
+    parser.add_argument("--models", nargs="+", default=models, metavar="NAME", help=names)
+    parser.add_argument("--batch-size", type=int, default=2048, metavar="N", help="images in a step; default 2048")
+    parser.add_argument("--steps", type=int, default=30, metavar="N", help="steps of one timed epoch; default 30")
+    parser.add_argument("--epochs", type=int, default=5, metavar="N", help="of which the fastest counts; default 5")
     parser.add_argument("--export", action="store_true", default=False, help="exported models instead of training")
     return parser
 
@@ -227,7 +230,7 @@ def benchmark_formats(name: str, images, folder: Path) -> tuple[list[str], list[
 
 def prepare(arguments: argparse.Namespace) -> argparse.Namespace:
     """The arguments. Raises ValueError if one of them is not accepted."""
-    from tf_isvae import checks, recipes
+    from tf_isvae import checks
 
     for name in arguments.models:
         recipes.check_name(name)

@@ -114,7 +114,9 @@ def typed(name: str, *arguments: str | os.PathLike) -> str:
 
 def typed_tensorboard(folder: str | os.PathLike) -> str:
     """The command that shows the events in a folder."""
-    return shlex.join([_program("tensorboard"), "--logdir", str(folder)])
+    is_beside = os.path.exists(os.path.join(os.path.dirname(sys.executable), "tensorboard"))
+    program = [_program("tensorboard")] if is_beside else [_program("python"), "-m", "tensorboard.main"]
+    return shlex.join([*program, "--logdir", str(folder)])
 
 
 def _program(name: str) -> str:

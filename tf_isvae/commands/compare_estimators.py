@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tf_isvae import recipes
 from tf_isvae.commands import command_line
 
 DEFAULT = [
@@ -36,14 +37,21 @@ CALLS = 10
 
 def make_parser() -> command_line.Parser:
     parser = command_line.Parser(__doc__)
-    parser.add_argument("--estimators", nargs="+", default=DEFAULT, metavar="NAME[:COUNT]")
-    parser.add_argument("--categorical", default=None, metavar="VARIABLESxCATEGORIES", help="such as 24x4")
-    parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
-    parser.add_argument("--steps", type=int, default=50_000)
-    parser.add_argument("--evaluate-every", type=int, default=5_000, help="steps")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data-dir", default=None, help="where TFDS keeps its data sets")
-    parser.add_argument("--run-dir", type=Path, default=Path("runs/estimators"))
+    add = parser.add_argument
+    names = f"of {', '.join(recipes.ESTIMATORS)}; default {' '.join(DEFAULT)}"
+    add("--estimators", nargs="+", default=DEFAULT, metavar="NAME[:COUNT]", help=names)
+    latent = "many categorical variables in place of bits, such as 24x4"
+    add("--categorical", default=None, metavar="VARIABLESxCATEGORIES", help=latent)
+    add("--precision", choices=recipes.PRECISIONS, default="float32", help="default float32")
+    add("--steps", type=int, default=50_000, metavar="N", help="of training; default 50000")
+    add("--evaluate-every", type=int, default=5_000, metavar="N", help="steps; default 5000")
+    add("--seed", type=int, default=0, metavar="N", help="default 0")
+    add(
+        "--data-dir",
+        default=None,
+        help="where TFDS keeps its data sets; default TFDS_DATA_DIR, or ~/tensorflow_datasets",
+    )
+    add("--run-dir", type=Path, default=Path("runs/estimators"), help="what to write; default runs/estimators")
     return parser
 
 
