@@ -368,8 +368,22 @@ def _with_gradient_of(z: tf.Tensor, proxy: tf.Tensor) -> tf.Tensor:
     return tf.stop_gradient(z - proxy) + proxy
 
 
+class _Relaxed(_Samples):
+    """One that gives each sample the gradient of `_proxy`, a function of eta. Biased."""
+
+    def __call__(self, posterior, log_likelihood, seed=None):
+        logits, to_z, to_one_hots = posteriors.of(posterior).relaxation(type(self).__name__)
+        z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
+        proxy = self._proxy(logits, to_one_hots(z))
+        estimate = tf.reduce_mean(log_likelihood(_with_gradient_of(z, to_z(proxy))), axis=0)
+        return Estimate(value=estimate, surrogate=estimate)
+
+    def check(self, posterior):
+        posteriors.of(posterior).relaxation(type(self).__name__)
+
+
 @keras.saving.register_keras_serializable("tf_isvae")
-class StraightThrough(_Samples):
+class StraightThrough(_Relaxed):
     """BIASED. Backpropagation as if the sample were its mean: dz/d eta := d mean / d eta. For comparison.
 
     The paper compares itself with it by way of VQ-VAE. Bernoulli and Categorical.
@@ -390,18 +404,12 @@ class StraightThrough(_Samples):
         arXiv:1308.3432.
     """
 
-    def __call__(self, posterior, log_likelihood, seed=None):
-        logits, to_z, _ = posteriors.of(posterior).relaxation("StraightThrough")
-        z = posterior.sample(self.num_samples, seed=seed)
-        estimate = tf.reduce_mean(log_likelihood(_with_gradient_of(z, to_z(tf.nn.softmax(logits)))), axis=0)
-        return Estimate(value=estimate, surrogate=estimate)
-
-    def check(self, posterior):
-        posteriors.of(posterior).relaxation("StraightThrough")
+    def _proxy(self, logits, z):
+        return tf.nn.softmax(logits)
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
-class ReinMax(_Samples):
+class ReinMax(_Relaxed):
     """BIASED. Straight-through to second order (Heun's method). For comparison.
 
     With p = softmax(eta) and p_z = (p + z) / 2, the gradient is 2 dz_1 - 1/2 dz_0, where dz_0 backpropagates through
@@ -422,18 +430,11 @@ class ReinMax(_Samples):
         Liu et al., "Bridging discrete and backpropagation: straight-through and beyond", 2023, arXiv:2304.08612.
     """
 
-    def __call__(self, posterior, log_likelihood, seed=None):
-        logits, to_z, to_one_hots = posteriors.of(posterior).relaxation("ReinMax")
-        z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
+    def _proxy(self, logits, z):
         p = tf.nn.softmax(logits)
         # Logits whose softmax is (p + z) / 2, with the gradient of eta.
-        middle = _with_gradient_of(tf.math.log((p + to_one_hots(z)) / 2 + 1e-30), logits)
-        proxy = 2 * tf.nn.softmax(middle) - 0.5 * p
-        estimate = tf.reduce_mean(log_likelihood(_with_gradient_of(z, to_z(proxy))), axis=0)
-        return Estimate(value=estimate, surrogate=estimate)
-
-    def check(self, posterior):
-        posteriors.of(posterior).relaxation("ReinMax")
+        middle = _with_gradient_of(tf.math.log((p + z) / 2 + 1e-30), logits)
+        return 2 * tf.nn.softmax(middle) - 0.5 * p
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
