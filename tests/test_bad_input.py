@@ -182,7 +182,9 @@ def wrong_settings(text=False):
         elif type(kind) is Kind:
             values, accepted = ([] if text else [3]), "text or a path"
         else:
-            assert field.name in ("model", "estimator"), f"{field.name} needs rows of its own, in CALLS and COMMANDS"
+            assert field.name in ("model", "estimator", "likelihood"), (
+                f"{field.name} needs rows of its own, in CALLS and COMMANDS"
+            )
         yield from ((field.name, value, accepted) for value in values if not text or type(value) in (int, float, str))
 
 
@@ -305,7 +307,8 @@ CALLS = {
             for part, words, values in (
                 ("estimator", "estimators", (3, estimators.DisARM)),
                 ("estimator", "ImportanceSampling", ("bernoulli", "ARMS:1.5")),
-                ("likelihood", "object of tf_isvae.likelihoods", ("bernoulli", 3, likelihoods.Bernoulli)),
+                ("likelihood", "object of tf_isvae.likelihoods", (3, likelihoods.Bernoulli)),
+                ("likelihood", "Gaussian:SCALE", ("bernoulli", "Bernoulli:1", "Gaussian:pixel", "Gaussian:nan")),
                 ("seed", "integer", ("a", 1.5, True)),
             )
             for value in values
@@ -589,6 +592,9 @@ CALLS = {
                 ({"model": "vae"}, "'vae'", "fc_bvae"),
                 ({"model": None}, "None", "fc_bvae"),
                 ({"estimator": "Magic"}, "'Magic'", "ImportanceSampling"),
+                ({"likelihood": "Magic"}, "'Magic'", "DiscretizedLogistic:pixel"),
+                ({"likelihood": "Gaussian:-1"}, "'Gaussian:-1'", "Gaussian:SCALE"),
+                ({"likelihood": {"class_name": "x"}}, "class_name", "serialised form of a likelihood"),
                 ({"estimator": "Estimator"}, "'Estimator'", "ImportanceSampling"),
                 ({"estimator": "Reparameterized"}, "posterior is Bits", "of a GaussianLatent"),
                 ({"estimator": "Enumerated"}, "codes", "at most 4096"),
@@ -699,6 +705,7 @@ COMMANDS = [
         for name, value, accepted in wrong_settings(text=True)
     ),
     (f"{TRAIN} --estimator Magic", "'Magic'", "DisARM"),
+    (f"{TRAIN} --likelihood Magic", "'Magic'", "Gaussian:SCALE"),
     (f"{TRAIN} --estimator Reparameterized", "Reparameterized: the posterior is Bits", "GaussianLatent"),
     (f"{TRAIN} --model fc_cvae --estimator DisARM", "DisARM: the posterior is OneHots", "BernoulliLatent"),
     (f"{TRAIN} --estimator Enumerated", "codes", "at most 4096"),

@@ -16,9 +16,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from helpers import one_line, tfds_has
 from PIL import ExifTags, Image, ImageOps
+from sklearn.datasets import load_sample_images
 
 from tf_isvae import datasets
-from tf_isvae.datasets import splits
+from tf_isvae.datasets import bundled, splits
 
 
 def numbered(count, shape=(2, 3, 1)):
@@ -89,6 +90,28 @@ def test_digits_are_scikit_learns():
         assert ours.shape == (count, 8, 8, 1) and ours.dtype == np.float32 and our_labels.dtype == np.int32
         np.testing.assert_array_equal(ours, images[chosen])
         np.testing.assert_array_equal(our_labels, labels[chosen])
+
+
+def test_photo_patches_are_of_two_photographs_and_do_not_share_a_pixel():
+    """Each patch lies in a photograph, at its place in the order; the columns of the test patches are in no other."""
+    photographs = load_sample_images().images
+    columns = {}
+    for split, count in (("train", 5500), ("test", 104)):
+        [(images, labels)] = arrays(datasets.load("photo_patches", split, batch_size=5500, labels=True))
+        assert images.shape == (count, 32, 32, 3) and np.bincount(labels).tolist() == [count // 2] * 2
+        images = np.rint(images * 255).astype(np.uint8)
+        for number in (0, count // 3, count - 1):
+            windows = np.lib.stride_tricks.sliding_window_view(photographs[labels[number]], (32, 32), (0, 1))
+            # By the first row of the patch, then whole.
+            first = images[number, 0].T
+            rows, lefts = np.nonzero((windows[:, :, :, 0] == first).all((2, 3)))
+            found = [windows[top, left].transpose(1, 2, 0) for top, left in zip(rows, lefts, strict=True)]
+            assert any(np.array_equal(patch, images[number]) for patch in found)
+            columns.setdefault(split, set()).update(int(left) + i for left in lefts for i in (0, 31))
+    stripes = bundled._STRIPES
+    covered = {split: {x for begin, end in stripes[split] for x in range(begin, end)} for split in stripes}
+    assert not covered["train"] & covered["test"]
+    assert columns["test"] <= covered["test"] and columns["train"] <= covered["train"]
 
 
 def test_digits_are_enlarged_as_pil_does():

@@ -77,7 +77,7 @@ MODELS = {
         table((4, 3, 2), 4, 8, "float32"),
     ),
     "bfloat16": (build_bfloat16, table((4, 3, 2), 6, 6)),
-    "conv": (lambda: widened(zoo.build("cnn_cvae", (9, 7, 3), 5)), table((9, 7, 3), 1, 5)),
+    "conv": (lambda: widened(zoo.build("cnn_cvae", (9, 7, 3), 5, likelihood="Bernoulli")), table((9, 7, 3), 1, 5)),
     "fc": (lambda: widened(zoo.build("fc_bvae", (28, 28, 1), 50)), table((28, 28, 1), 50, 50)),
 }
 BATCHES = (1, 3, 50)

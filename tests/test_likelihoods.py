@@ -5,8 +5,10 @@ import gc
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 import tensorflow_probability as tfp
+from ai_edge_litert.interpreter import Interpreter
 
 from tf_isvae import BernoulliLatent, DiscreteVAE, evaluation, export, likelihoods, networks, zoo
 
@@ -193,10 +195,142 @@ def test_half_precision_outputs_are_summed_in_float32(likelihood):
     assert likelihood.mean(output).dtype == tf.float32
 
 
-@pytest.mark.parametrize("likelihood", BOTH, ids=name)
+@pytest.mark.parametrize(
+    "likelihood", [*BOTH, likelihoods.Gaussian("channel"), likelihoods.DiscretizedLogistic("pixel")], ids=name
+)
 def test_serialisation(likelihood):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(likelihood))
     assert type(copy) is type(likelihood) and copy.get_config() == likelihood.get_config()
+
+
+# --- learned scales, and the 256 levels -------------------------------------------------------------------------------
+
+
+LEARNED = [likelihoods.Gaussian("channel"), *(likelihoods.DiscretizedLogistic(scale) for scale in likelihoods.SCALES)]
+
+
+def mean_and_scale(likelihood, output):
+    """What the docstrings say of the decoder's output, in float64: m, and s between its bounds."""
+    first, second = np.split(np.asarray(output, np.float64), 2, axis=-1)
+    if likelihood.scale == "channel":
+        second = second.mean((-3, -2), keepdims=True)
+    is_gaussian = isinstance(likelihood, likelihoods.Gaussian)
+    least, at_0 = (1 / (255 * np.sqrt(2 * np.pi)), 0.2) if is_gaussian else (1 / 2550, 0.1)
+    share = scipy.special.expit(second + scipy.special.logit(np.log(at_0 / least) / np.log(1 / least)))
+    return first if is_gaussian else scipy.special.expit(first), least * (1 / least) ** share
+
+
+def exact_learned(likelihood, output, images):
+    """ln p by TFP in float64, of outputs and images that broadcast."""
+    mean, scale = mean_and_scale(likelihood, output)
+    images = np.asarray(images, np.float64)
+    if isinstance(likelihood, likelihoods.Gaussian):
+        density = tfd.Normal(mean, scale).log_prob(images)
+    else:
+        logistic = tfd.Logistic(255 * mean - 0.5, 255 * scale)
+        levels = tfd.QuantizedDistribution(logistic, low=np.float64(0), high=np.float64(255))
+        density = levels.log_prob(np.rint(255 * images))
+    return (density + np.zeros_like(images)).numpy().sum((-3, -2, -1))
+
+
+@pytest.fixture(params=[(1, 1, 1), (3, 2, 1), (4, 5, 3)], ids=str)
+def outputs_and_images(request):
+    *grid, channels = request.param
+    rng = np.random.default_rng(0)
+    output = rng.normal(size=(5, *grid, 2 * channels)).astype(np.float32)
+    images = (rng.integers(0, 256, (6, *grid, channels)) / 255).astype(np.float32)
+    images[0], images[1] = 0.0, 1.0
+    return output, images
+
+
+@pytest.mark.parametrize("likelihood", LEARNED, ids=name)
+def test_learned_scales_against_tfp(likelihood, outputs_and_images):
+    """Both forms, and their gradients, which are those of the differences."""
+    output, images = outputs_and_images
+    expected = exact_learned(likelihood, output[:, None], images)
+    pairs = tf.constant(output)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(pairs)
+        one_by_one = likelihood.log_prob(pairs[:, None], images)
+        of_each = likelihood.log_prob_of_each(pairs, images)
+    for result in (one_by_one, of_each):
+        assert result.dtype == tf.float32 and result.shape == (5, 6)
+        np.testing.assert_allclose(result, expected, rtol=2e-5, atol=1e-4)
+    gradient = tape.gradient(one_by_one, pairs)
+    np.testing.assert_allclose(tape.gradient(of_each, pairs), gradient, rtol=1e-3, atol=1e-3)
+    direction = np.random.default_rng(1).normal(size=output.shape)
+    step = 1e-6
+    ends = [exact_learned(likelihood, (output + k * step * direction)[:, None], images).sum() for k in (-1, 1)]
+    assert (gradient * direction).numpy().sum() == pytest.approx((ends[1] - ends[0]) / (2 * step), rel=1e-3, abs=1e-2)
+
+
+@pytest.mark.parametrize("likelihood", LEARNED[1:], ids=name)
+@pytest.mark.parametrize("logit", [-50.0, -6.0, -0.3, 0.0, 2.0, 50.0])
+@pytest.mark.parametrize("raw", [-50.0, -3.0, 0.0, 50.0])
+def test_the_probabilities_of_the_levels_sum_to_1(likelihood, logit, raw):
+    levels = (np.arange(256) / 255).astype(np.float32).reshape(256, 1, 1, 1)
+    log_p = likelihood.log_prob(tf.constant([logit, raw], tf.float32, (1, 1, 1, 2)), levels).numpy().astype(np.float64)
+    assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-4)
+    # Images between two levels are those of the nearest.
+    np.testing.assert_array_equal(likelihood.log_prob(tf.fill((1, 1, 1, 2), 0.1), np.clip(levels + 0.001, 0, 1)),
+                                  likelihood.log_prob(tf.fill((1, 1, 1, 2), 0.1), levels))  # fmt: skip
+
+
+@pytest.mark.parametrize("likelihood", LEARNED, ids=name)
+@pytest.mark.parametrize("output", [(a, b) for a in (-1e4, -20.0, 0.0, 20.0, 1e4) for b in (-1e4, 0.0, 1e4)], ids=str)
+def test_learned_scales_at_extremes(likelihood, output):
+    """No overflow, and no NaN: a pixel that is most improbable costs many nats, not infinitely many."""
+    images = np.array([0.0, 1 / 255, 0.5, 1.0], np.float32).reshape(4, 1, 1, 1)
+    output = tf.constant(output, tf.float32, (1, 1, 1, 2))
+    for function in (likelihood.log_prob, likelihood.log_prob_of_each):
+        with tf.GradientTape() as tape:
+            tape.watch(output)
+            value = function(output, images)
+        assert np.isfinite(value).all() and np.isfinite(tape.gradient(value, output)).all()
+
+
+def test_bits_per_dimension():
+    """Of 12 values: all levels alike are 8 bits each; a density of 1 gives each of 256 levels 1/255 of the range."""
+    logistic, gaussian = likelihoods.DiscretizedLogistic(), likelihoods.Gaussian(0.1)
+    assert logistic.bits_per_dimension(-12 * np.log(256), 12) == pytest.approx(8)
+    assert gaussian.bits_per_dimension(0.0, 12) == pytest.approx(np.log2(255))
+    assert likelihoods.Bernoulli().bits_per_dimension(-5.0, 12) is None
+
+
+def test_names_of_likelihoods():
+    texts = (
+        "Bernoulli",
+        "Gaussian:0.25",
+        "Gaussian:channel",
+        "DiscretizedLogistic:channel",
+        "DiscretizedLogistic:pixel",
+    )
+    for text in texts:
+        assert likelihoods.name_of(likelihoods.get(text)) == text
+    assert likelihoods.get("Gaussian").scale == 1.0 and likelihoods.get("DiscretizedLogistic").scale == "channel"
+    given = likelihoods.Gaussian(2)
+    assert likelihoods.get(given) is given
+    with pytest.raises(ValueError, match="must be one of tf_isvae.likelihoods"):
+        likelihoods.name_of(Logistic())
+
+
+@pytest.mark.parametrize("likelihood", LEARNED, ids=name)
+def test_exports_score_as_the_density_does(likelihood, tmp_path):
+    """With an encoder whose bits are certain, the sample that `score` takes is the mode, whatever its noise."""
+    model = zoo.build("fc_bvae", (4, 4, 3), 3, likelihood=likelihood, seed=0)
+    bias = np.array([60.0, -60.0, 60.0], np.float32)
+    model.encoder.layers[-1].set_weights([np.zeros((1024, 3)), bias])
+    images = (np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3)) / 255).astype(np.float32)
+    output = model.decoder(np.array([[1.0, 0, 1]])).numpy()
+    expected = exact_learned(likelihood, output, images)
+    loaded = tf.saved_model.load(str(export.saved_model(model, tmp_path / "m", warmup=False)))
+    score = loaded.signatures["score"](images=tf.constant(images), seed=tf.zeros((5, 2), tf.int32))
+    np.testing.assert_allclose(score["log_likelihood"], expected, rtol=1e-4)
+    interpreter = Interpreter(str(export.litert(model, tmp_path / "m.tflite")))
+    noise = np.random.default_rng(0).uniform(0.1, 0.9, (5, 3)).astype(np.float32)
+    score = interpreter.get_signature_runner("score")(images=images, noise=noise)
+    np.testing.assert_allclose(score["log_likelihood"], expected, rtol=1e-4)
+    np.testing.assert_allclose(score["elbo"], expected - 3 * np.log(2), rtol=1e-4)  # 3 certain bits
 
 
 # --- a likelihood of one's own, with two decoder outputs a channel ----------------------------------------------------
@@ -280,7 +414,7 @@ def test_a_decoder_for_another_likelihood_is_refused():
             DiscreteVAE(encoder, BernoulliLatent(3), decoder, likelihood=likelihood)
 
 
-@pytest.mark.parametrize("likelihood", [*BOTH, Logistic()], ids=name)
+@pytest.mark.parametrize("likelihood", [*BOTH, *LEARNED, Logistic()], ids=name)
 def test_the_output_of_a_mean_image(likelihood):
     """`mean` takes it back, if the image is not quite black or white."""
     images = np.random.default_rng(0).uniform(0.02, 0.98, (3, 4, 5, 2)).astype(np.float32)

@@ -18,7 +18,7 @@ import tensorflow as tf
 from helpers import needs_bfloat16, same_run
 from PIL import Image
 
-from tf_isvae import datasets, estimators, evaluation, files, training, zoo
+from tf_isvae import datasets, estimators, evaluation, files, likelihoods, training, zoo
 from tf_isvae.callbacks import NonFiniteLoss
 from tf_isvae.precision import cap_below_bfloat16, multiplies_bfloat16
 from tf_isvae.training import RECIPES, Config, run, run_directory
@@ -377,6 +377,21 @@ def test_a_run_validates_on_the_images_that_it_holds_out(tmp_path):
     assert metrics["val_kl"] == pytest.approx(again["kl"], rel=1e-4)
 
 
+def test_a_run_on_colours_chooses_its_likelihood_and_says_bits(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images)
+    metrics, run_dir = training.train(
+        config(tmp_path / "run", dataset=str(tmp_path / "images.npz"), image_size=None, epochs=1, validation_split=0.1)
+    )
+    trained = training.read_trained(run_dir)
+    assert trained.config["likelihood"] == likelihoods.name_of(trained.model.likelihood) == likelihoods.default(3)
+    assert "--likelihood DiscretizedLogistic:channel" in training.command(trained.config)
+    for prefix in ("", "val_"):  # 48 values an image
+        assert metrics[f"{prefix}bits_per_dimension"] == pytest.approx(metrics[f"{prefix}loss"] / np.log(2) / 48)
+    figures = evaluation.evaluate(trained.model, (images[:5] / 255, None), (images / 255, None))
+    assert figures["test_bits_per_dimension"] == pytest.approx(figures["test_neg_elbo"] / np.log(2) / 48)
+
+
 @pytest.mark.all
 def test_a_resumed_run_holds_out_the_same_images(tmp_path, monkeypatch):
     settings, _ = without_test_images(tmp_path)
@@ -388,9 +403,14 @@ def test_a_resumed_run_holds_out_the_same_images(tmp_path, monkeypatch):
 def test_the_config_of_an_earlier_version(stopped):
     """It lacks the settings that have come since, and means what runs did then."""
     stored = json.loads((stopped / "config.json").read_text())
-    stored.pop("validation_split")
+    assert stored["likelihood"] == "Bernoulli"  # what the run chose is written: its images are grey
+    for name in ("validation_split", "likelihood"):
+        stored.pop(name)
     (stopped / "config.json").write_text(json.dumps(stored))
-    assert training.stored_config(stopped).validation_split is None
+    of_run = training.stored_config(stopped)
+    assert of_run.validation_split is None and of_run.likelihood == "Bernoulli"
+    with pytest.raises(ValueError, match="likelihood is 'Bernoulli' in the run and 'Gaussian:1.0' now"):
+        training.prepare(config(stopped, likelihood=likelihoods.Gaussian()), resume=True)
     training.prepare(config(stopped), resume=True).close()
 
 
@@ -483,8 +503,7 @@ DIFFERENT = {  # from the recipe and from Config's own defaults, each of them
     **{"epochs": 2, "batch_size": 300, "learning_rate": 0.004, "schedule": "cosine", "kl_start": 7.5, "kl_epochs": 1},
     **{"start_at_mean": True, "seed": 5, "precision": "mixed_bfloat16", "strategy": "mirrored", "image_size": (6, 8)},
     **{"channels": 3, "binarize": "dynamic", "gradient_variance": True, "deterministic": True},
-    "validation_split": 0.2,
-    "prior": "factorized",
+    **{"validation_split": 0.2, "prior": "factorized", "likelihood": "Gaussian:0.5"},
 }
 
 

@@ -55,6 +55,9 @@ def test_defaults_are_the_papers(name):
     best = estimators.DisARM if name.endswith("bvae") else estimators.Enumerated
     assert type(model.estimator) is best
     assert type(model.likelihood) is likelihoods.Bernoulli
+    colour = zoo.build("fc_bvae", (2, 2, 3), 3)
+    assert likelihoods.name_of(colour.likelihood) == "DiscretizedLogistic:channel"
+    assert zoo.build("cnn_bvae", (2, 2, 3), 3, likelihood="Gaussian:0.5").likelihood.scale == 0.5
 
 
 @pytest.mark.parametrize("name", NAMES)

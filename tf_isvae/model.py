@@ -51,7 +51,8 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         decoder: Keras model from z (batch, latent.units) to (batch, H, W, likelihood.output_channels(C)), linear.
         estimator: an object of `tf_isvae.estimators`, or a text for `estimators.get`; default
             ImportanceSampling(num_samples=1), the paper's.
-        likelihood: an object of `tf_isvae.likelihoods`; default Bernoulli().
+        likelihood: an object of `tf_isvae.likelihoods`, or text that `likelihoods.get` takes, such as
+            "DiscretizedLogistic:channel", which needs a decoder of its `output_channels`; default Bernoulli().
         prior: an object of `tf_isvae.priors`, or the name of one: "uniform" (default, the paper's), "factorized",
             "autoregressive", "mixture".
         kl_weight: the weight of the KL term in training, positive; above 1 a beta-VAE (Higgins et al. 2017). The logs
@@ -82,16 +83,15 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         decoder: keras.Model,
         *,
         estimator: str | Callable | None = None,
-        likelihood: likelihoods.Likelihood | None = None,
+        likelihood: str | likelihoods.Likelihood | None = None,
         prior: str | priors.Prior | None = None,
         kl_weight: float = 1.0,
         seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        likelihood = likelihoods.Bernoulli() if likelihood is None else likelihood
+        likelihood = likelihoods.Bernoulli() if likelihood is None else likelihoods.get(likelihood)
         latents.check(latent)
-        likelihoods.check(likelihood)
         networks.check("encoder", encoder)
         networks.check("decoder", decoder)
         networks.check_shapes(encoder, latent, decoder, likelihood)

@@ -96,7 +96,9 @@ def build(
             Default the paper's: 50 bits, 100 categories; or 50 Gaussians.
         estimator: as `estimators.get` takes it: an object, or text such as "ARMS:4". Default DisARM() for bits,
             Enumerated() for categories (LeaveOneOut() beyond 4,096 codes), Reparameterized() for fc_vae.
-        likelihood, prior, seed: as for DiscreteVAE. (keras.utils.set_random_seed fixes the initial weights.)
+        likelihood: as `likelihoods.get` takes it: an object, or text such as "Gaussian:0.1". Default
+            `likelihoods.default`: Bernoulli() for images of 1 channel, DiscretizedLogistic("channel") for others.
+        prior, seed: as for DiscreteVAE. (keras.utils.set_random_seed fixes the initial weights.)
 
     Returns:
         A DiscreteVAE, not compiled.
@@ -112,10 +114,9 @@ def build(
     row = MODELS[recipes.check_name(name)]
     latent_dim = row.latent_dim if latent_dim is None else checks.integer_or_pair("latent_dim", latent_dim)
     latent = row.latent(latent_dim)
-    likelihood = likelihoods.Bernoulli() if likelihood is None else likelihood
-    likelihoods.check(likelihood)
     encoder = row.encoder(image_shape, latent.encoder_units)
     *grid, channels = encoder.input_shape[1:]
+    likelihood = likelihoods.get(likelihoods.default(channels) if likelihood is None else likelihood)
     return DiscreteVAE(
         encoder,
         latent,

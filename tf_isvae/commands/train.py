@@ -90,6 +90,8 @@ def work(run) -> None:
     print(f"\n{config.model} on {config.dataset} after {metrics['epochs']} epochs, {split} images, nats per image:")
     for text, name in (("-ELBO", "loss"), ("log-likelihood E_q[ln p(x|z)]", "log_likelihood"), ("KL(q || p)", "kl")):
         print(f"  {text:32}{metrics[prefix + name]:10.2f}")
+    if (bits := metrics.get(f"{prefix}bits_per_dimension")) is not None:
+        print(f"  {'-ELBO in bits per dimension':32}{bits:10.3f}")
     print("\nwritten:")
     for path in sorted(run_dir.glob("*")):
         for file in sorted(path.glob("*.png")) or [path]:

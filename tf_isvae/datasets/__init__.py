@@ -75,6 +75,8 @@ def load(
         - "digits": the 1,797 handwritten digits that scikit-learn brings (8x8 in 17 grey levels), made
           28x28 unless `image_size` is given. Every fifth image, 360 in all, is the "test" split, the other
           1,437 are "train". Needs no download.
+        - "photo_patches": 32x32 pixels each in colour, of the two photographs that scikit-learn brings: 5,500 patches
+          are "train", which overlap, and 104 of other parts of the photographs are "test". Needs no download.
         - a NumPy array (n, H, W) or (n, H, W, C), uint8 in 0..255 or floating point in [0, 1]. Its only
           split is "train". Or a pair (images, labels) of such an array and of integers (n,), one an image.
         - the path of an `.npz` file with such arrays `x_train`, `x_test` ... (and `y_train` ... for labels),
@@ -85,7 +87,7 @@ def load(
           every image. Images are turned upright, as their EXIF orientation says. If each image of a split lies in a
           subfolder of it, such as train/cats, these are its classes, and the place of an image's class among their
           sorted names is its label, as in `keras.utils.image_dataset_from_directory`.
-        A path that exists wins over a TFDS name, except over the three names above.
+        A path that exists wins over a TFDS name, except over the four names above.
       split: the name of the split, or a slice of one, such as "train[:90%]" or "train[100:200]": per cent are rounded
         to the nearest image, and negative numbers count from the end, as in TFDS, whose data sets take whatever else
         it reads, too.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
@@ -37,6 +38,8 @@ def evaluate(
         first 1,000 test images alone, for whoever repeats them.
         - test_images: how many there are.
         - test_neg_elbo, first_1000_neg_elbo: -ELBO, with the model's estimator.
+        - test_bits_per_dimension: the same in bits a value of an 8-bit image, if the likelihood is a density of such
+          (`bits_per_dimension` of the likelihood).
         - test_ln_p, first_1000_ln_p: ln p(x); test_ln_p_kind says if it is exact or the bound of 100 samples.
         - gradient_variance: of the model's estimator, nats squared per encoder parameter, first 1,000 images.
         - active_units, codes_used, perplexity (the mean over the variables): as in `code_statistics`.
@@ -74,6 +77,9 @@ def evaluate(
         "codes_used": statistics["codes_used"],
         "detail_kept": detail(model.reconstruct(few, seed=0)) / detail(few),
     }
+    bits_a_value = model.likelihood.bits_per_dimension(-figures["test_neg_elbo"], math.prod(model.image_shape))
+    if bits_a_value is not None:
+        figures["test_bits_per_dimension"] = bits_a_value
     figures |= {name: float(np.mean(value)) for name, value in statistics.items() if name == "perplexity"}
     if bits is not None:
         figures |= variance_by_certainty(model, images[:FOR_CERTAINTY])

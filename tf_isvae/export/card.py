@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-from tf_isvae import datasets, estimators, files, precision, training
+from tf_isvae import datasets, estimators, files, likelihoods, precision, training
 from tf_isvae.export import bad_input, formats
 from tf_isvae.export.signatures import inputs
 from tf_isvae.model import DiscreteVAE
@@ -51,7 +51,7 @@ def describe(model: DiscreteVAE, graphs: dict, path: Path, config: dict | None, 
             "codes": f"{model.latent.code_dtype} (n, {model.latent.code_units})",
             "values_per_code": model.latent.code_values,
             "image_shape": list(model.image_shape),
-            "likelihood": type(model.likelihood).__name__,
+            "likelihood": _name_of(model.likelihood),
             "prior": {"class": type(model.prior).__name__, "parameters": model.prior.count_params()},
             "estimator": estimator,
             "precision": precision.computed_in(model),
@@ -86,6 +86,13 @@ def write(folder: Path, version: int, description: dict) -> None:
     files.write_json(folder / METADATA, card)
     with files.atomic_write(folder / README) as temporary:
         temporary.write_text(_readme(card))
+
+
+def _name_of(likelihood: likelihoods.Likelihood) -> str:
+    try:
+        return likelihoods.name_of(likelihood)
+    except ValueError:  # one of one's own
+        return type(likelihood).__name__
 
 
 def _versions() -> dict[str, str]:

@@ -15,9 +15,9 @@ from tf_isvae.training import settings
 from tf_isvae.training.settings import setting
 
 if TYPE_CHECKING:  # TensorFlow is imported where a setting needs it: the command line does without
-    from tf_isvae import estimators
+    from tf_isvae import estimators, likelihoods
 
-_MEANT_BEFORE = {"validation_split": None, "prior": "uniform"}
+MEANT_BEFORE = {"validation_split": None, "prior": "uniform", "likelihood": "Bernoulli"}
 """What runs did before there was a setting for it; their config.json lacks it."""
 
 SCHEDULES = ("constant", "cosine")
@@ -43,7 +43,9 @@ class Config:
 
     model: str = setting("fc_bvae", settings.Checked(recipes.check_name), f"one of {', '.join(recipes.MODELS)}")
     dataset: str = setting(
-        "mnist", settings.Kind(), "mnist, fashion_mnist, digits, another TFDS name, an .npz file or a folder of images"
+        "mnist",
+        settings.Kind(),
+        "mnist, fashion_mnist, digits, photo_patches, another TFDS name, an .npz file or a folder of images",
     )
     recipe: str = setting(
         "best", settings.OneOf(tuple(RECIPES)), "best or paper: the values of the settings that are not given"
@@ -55,7 +57,7 @@ class Config:
     )
     estimator: str | dict | None = setting(
         None,
-        settings.Estimator(),
+        settings.Named("estimators"),
         f"of the gradient: one of {', '.join(recipes.ESTIMATORS)}; with a count, as in ARMS:4; "
         "Linearized+ before another, as in Linearized+DisARM",
     )
@@ -63,6 +65,12 @@ class Config:
         "uniform",
         settings.OneOf(recipes.PRIORS),
         "uniform: the paper's; or one that learns: factorized, autoregressive or mixture (callbacks.WaitingPrior)",
+    )
+    likelihood: str | dict | None = setting(
+        None,
+        settings.Named("likelihoods"),
+        "p(x|z), as likelihoods.get takes it: Bernoulli, Gaussian:SCALE, Gaussian:channel, DiscretizedLogistic:channel "
+        "or DiscretizedLogistic:pixel; without it, Bernoulli for grey images, DiscretizedLogistic:channel for others",
     )
     epochs: int | None = setting(None, settings.Integer(1), "passes over the training images")
     batch_size: int | None = setting(None, settings.Integer(1), "images in a step, of all devices together")
@@ -160,7 +168,11 @@ class Config:
 
     def make_estimator(self) -> estimators.Estimator:
         """The object that `estimator` stands for."""
-        return settings.Estimator.make(self.estimator)
+        return settings.Named("estimators").make(self.estimator)
+
+    def make_likelihood(self) -> likelihoods.Likelihood | None:
+        """The object that `likelihood` stands for; None for that of the zoo, which depends on the images."""
+        return None if self.likelihood is None else settings.Named("likelihoods").make(self.likelihood)
 
 
 # The fields say what each setting is, to the command line and here.
@@ -207,7 +219,7 @@ def stored_config(run_dir: str | os.PathLike | None) -> Config:
     path = Path(run_dir) / "config.json"
     try:
         stored = json.loads(path.read_text())
-        stored = {**_MEANT_BEFORE, **stored}
+        stored = {**MEANT_BEFORE, **stored}
         values = {field.name: stored[field.name] for field in dataclasses.fields(Config)}
         return Config(**{**values, "run_dir": str(run_dir)})
     except (FileNotFoundError, NotADirectoryError):
@@ -216,9 +228,15 @@ def stored_config(run_dir: str | os.PathLike | None) -> Config:
         raise ValueError(f"{path} is not the config.json of a run ({type(error).__name__}: {error}).") from None
 
 
-def check_same(config: Config) -> None:
-    """Raises ValueError if the run in config.run_dir has other settings."""
-    stored, now = dataclasses.asdict(stored_config(config.run_dir)), dataclasses.asdict(config)
+def check_same(config: Config) -> Config:
+    """`config` itself, with the likelihood of the run if it says none, which a run chooses by its images.
+
+    Raises ValueError if the run in config.run_dir has other settings.
+    """
+    of_run = stored_config(config.run_dir)
+    if config.likelihood is None:
+        config = dataclasses.replace(config, likelihood=of_run.likelihood)
+    stored, now = dataclasses.asdict(of_run), dataclasses.asdict(config)
     differences = [
         f"{name} is {stored[name]!r} in the run and {value!r} now"
         for name, value in now.items()
@@ -226,3 +244,4 @@ def check_same(config: Config) -> None:
     ]
     if differences:
         raise ValueError(f"cannot resume {config.run_dir} with other settings: {'; '.join(differences)}.")
+    return config

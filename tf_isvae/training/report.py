@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import keras
@@ -15,11 +16,20 @@ from tf_isvae.training.recorder import Recorder
 
 
 def metrics(recorder: Recorder) -> dict:
-    """What metrics.json holds: the last row of the history, and the size and length of the run."""
+    """What metrics.json holds: the last row of the history, its loss in bits a value if the likelihood is a density of
+    grey or coloured images, and the size and length of the run.
+    """
     last = recorder.history[-1]
     model = recorder.model
+    values = math.prod(model.image_shape)
+    bits = {
+        f"{prefix}bits_per_dimension": model.likelihood.bits_per_dimension(-last[f"{prefix}loss"], values)
+        for prefix in ("", "val_")
+        if f"{prefix}loss" in last
+    }
     return {
         **{name: value for name, value in last.items() if name != "epoch"},
+        **{name: value for name, value in bits.items() if value is not None},
         "epochs": last["epoch"],
         "steps": recorder.step,
         "parameters": parameters(model),

@@ -63,6 +63,8 @@ def prepare(config: Config, resume: bool = False) -> Run:
     if not isinstance(config, Config):
         raise TypeError(f"config is a {type(config).__name__}; it must be a training.Config.")
     team = for_strategy(config.strategy)
+    if resume:
+        config = check_same(config)
     directory = _claim_directory(config, resume, team)
     try:
         with team.losses_named(directory.path):
@@ -87,6 +89,7 @@ def _prepare_in(directory: RunDirectory, config: Config, team: Workers) -> Run:
     data = Data(config, start, team)
     with strategy.scope():
         model = _build(config, data.image_shape, data.steps_per_epoch)
+    config = dataclasses.replace(config, likelihood=model.likelihood)  # or a later version might choose another
     recorder = Recorder(model, directory, team, data.steps_per_epoch, data.identity)
     if checkpoint is not None:
         recorder.restore(checkpoint)
@@ -191,7 +194,6 @@ def fit(config: Config, images: np.ndarray, verbose: int = 0) -> DiscreteVAE:
 def _claim_directory(config: Config, resume: bool, team: Workers) -> RunDirectory:
     """The run directory: new or empty, or with resume=True that of the same run. Nobody else gets it meanwhile."""
     if resume:
-        check_same(config)
         directory = RunDirectory(Path(config.run_dir), team.is_chief).claim(new=False)
         if directory.is_finished:
             directory.release()
@@ -220,9 +222,9 @@ def _warn_of_slow_precision(precision: str) -> None:
 
 def _build(config: Config, image_shape: tuple[int, int, int], steps_per_epoch: int) -> DiscreteVAE:
     """The model with its initial weights, compiled, the optimizer built."""
-    estimator = config.make_estimator()
+    parts = {"estimator": config.make_estimator(), "likelihood": config.make_likelihood()}
     with layers_in(config.precision):
-        parts = {"estimator": estimator, "prior": config.prior, "seed": config.seed}
+        parts |= {"prior": config.prior, "seed": config.seed}
         model = zoo.build(config.model, image_shape, config.latent_dim, **parts)
     rate = config.learning_rate
     if config.schedule == "cosine":

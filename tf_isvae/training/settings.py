@@ -10,12 +10,9 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tf_isvae import checks
-
-if TYPE_CHECKING:  # Keras is imported where estimators are looked at: the command line does without
-    from tf_isvae import estimators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +134,19 @@ class Size(Kind):
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimator(Kind):
-    """What `estimators.get` takes: a text, or an object. An object is kept as the text that `get` makes it from.
+class Named(Kind):
+    """What `get` of a room takes: a text, or an object. An object is kept as the text that `get` makes it from.
 
     One that has no such text, an estimator of one's own, is kept as Keras's serialisation of it, a dict.
     """
+
+    room: str  # "estimators" or "likelihoods"
+
+    @property
+    def _room(self):
+        from tf_isvae import estimators, likelihoods
+
+        return {"estimators": estimators, "likelihoods": likelihoods}[self.room]
 
     def check(self, name, value):
         if isinstance(value, (str, dict)):
@@ -149,13 +154,11 @@ class Estimator(Kind):
             return value
         import keras
 
-        from tf_isvae import estimators
-
-        estimator = estimators.get(value)
+        made = self._room.get(value)
         try:
-            return estimators.name_of(estimator)
+            return self._room.name_of(made)
         except ValueError:
-            return keras.saving.serialize_keras_object(estimator)
+            return keras.saving.serialize_keras_object(made)
 
     def read(self, text):
         if not text.startswith("{"):
@@ -168,21 +171,19 @@ class Estimator(Kind):
     def write(self, value):
         return json.dumps(value) if isinstance(value, dict) else str(value)
 
-    @staticmethod
-    def make(kept: str | dict) -> estimators.Estimator:
+    def make(self, kept: str | dict):
         """The object that `check` keeps in this form. Raises ValueError if it stands for none."""
-        from tf_isvae import estimators
-
         if isinstance(kept, str):
-            return estimators.get(kept)
+            return self._room.get(kept)
         import keras
 
         try:
-            return estimators.get(keras.saving.deserialize_keras_object(kept))
+            return self._room.get(keras.saving.deserialize_keras_object(kept))
         except Exception as error:  # a config may be wrong anywhere
-            reason = " ".join(str(error).split())[:200]
+            reason, one = " ".join(str(error).split())[:200], self.room.removesuffix("s")
             raise ValueError(
-                f"estimator is {str(kept)[:100]}; it must be the serialised form of an estimator ({reason})."
+                f"{one} is {str(kept)[:100]}; it must be the serialised form of "
+                f"{'an' if one == 'estimator' else 'a'} {one} ({reason})."
             ) from None
 
 

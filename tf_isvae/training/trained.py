@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tf_isvae import zoo
 from tf_isvae.model import DiscreteVAE
+from tf_isvae.training.config import MEANT_BEFORE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,8 @@ def read_trained(path: str | os.PathLike) -> Trained:
     if not file.is_file():
         raise FileNotFoundError(f"{path} holds no trained model: {file} is missing; give the directory of a run.")
     config, *figures = (_read_json(path / name) for name in ("config.json", "metrics.json", "evaluation.json"))
+    if config is not None:
+        config = {**MEANT_BEFORE, **config}
     metrics = {name: value for part in figures for name, value in (part or {}).items()}
     return Trained(zoo.load(file), config, metrics or None)
 
