@@ -213,6 +213,13 @@ def stored_config(run_dir: str | os.PathLike | None) -> Config:
 
     Raises:
         FileNotFoundError: there is none. ValueError: it is not one that this version can read.
+
+    Example:
+        >>> import dataclasses
+        >>> from tf_isvae import files
+        >>> files.write_json("config.json", dataclasses.asdict(training.Config(dataset="digits", epochs=3)))
+        >>> training.stored_config(".").epochs
+        3
     """
     if run_dir is None:
         raise ValueError("to resume, give run_dir: the directory of the run to go on with.")

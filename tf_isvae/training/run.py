@@ -59,6 +59,12 @@ def prepare(config: Config, resume: bool = False) -> Run:
     """The first half of `train`: all that can be refused. `Run.train` is the rest. Use it with `with`, or close it.
 
     Raises: as `train`, without what happens while it trains.
+
+    Example:
+        >>> config = training.Config(dataset="digits", image_size=(8, 8), latent_dim=4, batch_size=500, run_dir="run")
+        >>> with training.prepare(config) as run:
+        ...     print(run.model.image_shape, run.data.steps_per_epoch)
+        (8, 8, 1) 3
     """
     if not isinstance(config, Config):
         raise TypeError(f"config is a {type(config).__name__}; it must be a training.Config.")

@@ -28,6 +28,13 @@ class RunDirectory(contextlib.AbstractContextManager):
     processes of one machine; on a file system that several share, it does not keep the others out.
 
     Workers that are not the chief get an object that claims and writes nothing.
+
+    Example:
+        >>> from pathlib import Path
+        >>> with training.RunDirectory(Path("run")).claim(new=True):
+        ...     training.RunDirectory(Path("run")).claim(new=True)
+        Traceback (most recent call last):
+        FileExistsError: run_dir run is in use by a run that has not ended; wait for it, or choose a new directory.
     """
 
     def __init__(self, path: Path, writable: bool = True, how_to_resume: str | None = None):

@@ -205,7 +205,12 @@ def setting(default: Any, kind: Kind, help: str, *, of_this_machine: bool = Fals
 
 
 def option(name: str) -> str:
-    """The option of the command line that stands for a setting: "--batch-size" for "batch_size"."""
+    """The option of the command line that stands for a setting.
+
+    Example:
+        >>> training.option("batch_size")
+        '--batch-size'
+    """
     return f"--{name.replace('_', '-')}"
 
 

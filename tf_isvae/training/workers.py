@@ -33,7 +33,16 @@ def for_strategy(strategy: str) -> Workers:
 
     TensorFlow is not touched until `Workers.strategy` is asked for.
 
-    Raises ValueError if the strategy is multi_worker and TF_CONFIG does not say who the workers are.
+    Args:
+        strategy: "default", "mirrored" or "multi_worker".
+
+    Raises:
+        ValueError: the strategy is multi_worker and TF_CONFIG does not say who the workers are.
+
+    Example:
+        >>> workers = training.for_strategy("default")
+        >>> workers.count, workers.is_chief
+        (1, True)
     """
     if strategy != "multi_worker":
         return Workers(_mirrored if strategy == "mirrored" else tf.distribute.get_strategy)
