@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import io
 import json
 import pickle
 import shlex
@@ -16,12 +17,14 @@ import scipy.special
 import scipy.stats
 import tensorflow as tf
 from helpers import ROOT, needs_bfloat16, one_line
+from PIL import Image
 
 from tf_isvae import (
     BernoulliLatent,
     CategoricalLatent,
     DiscreteVAE,
     GaussianLatent,
+    datasets,
     estimators,
     export,
     likelihoods,
@@ -40,9 +43,12 @@ SEED = ("int32", [2])
 def table(shape, width, eta, dtype="int32"):
     images, codes, row = ("float32", list(shape)), (dtype, [width]), ("float32", [])
     encode = ({"images": images}, {"codes": codes, "logits": ("float32", [eta])})
+    png = {"encode_png": ({"image_bytes": ("string", []), "invert": ("bool", [])}, encode[1])}
     return {
+        **(png if shape[-1] in (1, 3) else {}),
         "encode": encode,
         "serving_default": encode,
+        "serve": encode,
         "decode": ({"codes": codes}, {"images": images, "logits": images}),
         "reconstruct": ({"images": images}, {"images": images, "codes": codes}),
         "generate": ({"seed": SEED}, {"images": images, "codes": codes}),
@@ -93,7 +99,15 @@ def inputs_for(model, rows=BATCHES[-1]):
         "images": rng.random((rows, *model.image_shape), np.float32),
         "codes": codes,
         "seed": rng.integers(-(2**31), 2**31, (rows, 2)).astype(np.int32),
+        "image_bytes": np.array([png(rng.integers(0, 256, (11, 8, 3), np.uint8)) for _ in range(rows)]),
+        "invert": np.arange(rows) % 2 == 1,
     }
+
+
+def png(pixels, kind="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +122,7 @@ def served(tmp_path_factory, fresh_python):
     program = "tests/programs/run_saved_models.py"
     done = fresh_python(program, folder, json.dumps([*MODELS]), json.dumps(BATCHES), environment={"PYTHONPATH": None})
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "gradient" not in done.stderr, done.stderr  # TensorFlow warned of gradients that are not saved
     found = json.loads(done.stdout)
     outputs = {name: dict(np.load(folder / f"{name}_outputs.npz")) for name in MODELS}
     return models, folder, found, outputs
@@ -179,6 +194,63 @@ def test_served_results_are_the_models(served, name):
         np.testing.assert_allclose(kl, model.latent.kl(model.latent.posterior(eta)), **tolerance)
         np.testing.assert_allclose(elbo, found[f"score/{n}/log_likelihood"] - kl, rtol=1e-5, atol=1e-4)
         assert found[f"score/{n}/elbo"].shape == (n,) and np.isfinite(elbo).all()
+
+
+@pytest.mark.parametrize("name", ["fc", "conv"])
+def test_encode_png_is_encode_of_what_a_folder_holds(served, name, tmp_path):
+    """Grey, colour and transparent PNGs and a JPEG, of other sizes: as datasets.load reads the same files."""
+    models, folder, _, _ = served
+    rng, model = np.random.default_rng(1), models[name]
+    shapes = ((28, 28), (9, 7, 3), (40, 31, 4), (16, 50))
+    contents = [png(rng.integers(0, 256, shape, np.uint8)) for shape in shapes]
+    contents.append(png(rng.integers(0, 256, (40, 30, 3), np.uint8), "JPEG"))
+    for i, content in enumerate(contents):
+        (tmp_path / f"{i}.png").write_bytes(content)
+    height, width, channels = model.image_shape
+    data = datasets.load(tmp_path, "train", batch_size=9, image_size=(height, width), channels=channels)
+    images = next(iter(data)).numpy()
+    encode_png = tf.saved_model.load(str(folder / name / "1")).signatures["encode_png"]
+    for inverted in (False, True):
+        found = encode_png(image_bytes=tf.constant(contents), invert=tf.fill((len(contents),), inverted))
+        given = 1 - images if inverted else images
+        np.testing.assert_allclose(found["logits"], model.encoder(given), rtol=1e-3, atol=2e-3)
+        np.testing.assert_array_equal(found["codes"], model.encode(given))
+    assert not np.allclose(model.encoder(images), model.encoder(1 - images), atol=0.1)
+    for bad in (b"", b"GIF89a", contents[0][:60]):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            encode_png(image_bytes=tf.constant([contents[0], bad]), invert=tf.constant([False, False]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes have 5 rows and invert 1"):
+        encode_png(image_bytes=tf.constant(contents), invert=tf.constant([True]))
+
+
+@each_model
+def test_keras_finds_the_endpoint(served, name):
+    """keras.layers.TFSMLayer calls "serve" if it is not told another; its weights are those of the encoder."""
+    models, folder, _, _ = served
+    model, images = models[name], inputs_for(models[name], 3)["images"]
+    inputs = keras.Input(model.image_shape)
+    layer = keras.layers.TFSMLayer(str(folder / name / "1"))
+    codes = keras.Model(inputs, layer(inputs)).predict(images, verbose=0)["codes"]
+    np.testing.assert_allclose(codes, in_precision(model, "float32").encode(images), rtol=1e-4, atol=1e-4)
+    assert sum(int(np.prod(weight.shape)) for weight in layer.weights) == model.encoder.count_params()
+
+
+def test_a_score_has_a_gradient(served):
+    """Of the operations themselves, with respect to an image, against differences of the score (float32: to 1%)."""
+    models, folder, _, _ = served
+    given = inputs_for(models["bernoulli"], 1)
+    model = tf.saved_model.load(str(folder / "bernoulli" / "1"))
+    images, seed = tf.constant(0.25 + 0.5 * given["images"]), tf.constant(given["seed"])
+
+    def score(images):
+        return tf.reduce_sum(model.signatures["score"](images=images, seed=seed)["log_likelihood"])
+
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        value = score(images)
+    direction = np.random.default_rng(0).choice([-1.0, 1.0], images.shape).astype(np.float32)
+    difference = (score(images + 0.01 * direction) - score(images - 0.01 * direction)) / 0.02
+    assert float(tf.reduce_sum(tape.gradient(value, images) * direction)) == pytest.approx(float(difference), rel=0.01)
 
 
 @each_model

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_isvae import _private_apis, optimizers, zoo
 
@@ -111,3 +112,15 @@ def test_a_graph_of_each_object(caplog):
         counter = Counter()
         assert [int(counter.doubled(tf.constant(value))) for value in (1, 2)] == [2, 4] and counter.traces == 1
     assert not [record for record in caplog.records if "retracing" in record.getMessage()]
+
+
+def test_a_fingerprint_written_anew(tmp_path):
+    """Without `write_fingerprint`, a SavedModel would have the fingerprint of the graph that was changed after it."""
+    tf.saved_model.save(tf.Module(), str(tmp_path))
+    read = tf.saved_model.experimental.read_fingerprint
+    saved, file = read(str(tmp_path)), tmp_path / "saved_model.pb"
+    content = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    content.meta_graphs[0].graph_def.node.add(name="one", op="NoOp")
+    file.write_bytes(content.SerializeToString())
+    _private_apis.write_fingerprint(tmp_path)
+    assert read(str(tmp_path)).graph_def_program_hash != saved.graph_def_program_hash

@@ -5,6 +5,7 @@ of a request up in the SignatureDefs, as tensorflow_serving/servables/tensorflow
 tensors that they name in a session. Its REST side follows the text of TensorFlow Serving's API (api_rest.md).
 """
 
+import base64
 import http.server
 import json
 import os
@@ -35,7 +36,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_
 from tensorflow_serving.config import model_server_config_pb2
 
 PAGE = (ROOT / "docs" / "serving.md").read_text()
-SIGNATURES = ["decode", "encode", "generate", "reconstruct", "score", "serving_default"]
+SIGNATURES = ["decode", "encode", "encode_png", "generate", "reconstruct", "score", "serve", "serving_default"]
 
 
 def blocks(language):
@@ -180,12 +181,15 @@ class Rest(http.server.BaseHTTPRequestHandler):
         for alias, value in values.items():
             dtype = tf.as_dtype(inputs[alias].dtype) if alias in inputs else tf.float32
             try:
-                value = np.array(value)
+                value = np.array(decoded(value))
             except ValueError as error:
                 raise Refused(invalid, f"{alias}: lists of different lengths") from error
-            if value.dtype.kind not in ("if" if dtype.is_floating else "i"):
+            kinds = {tf.string: "S", tf.bool: "b"}.get(dtype, "if" if dtype.is_floating else "i")
+            if value.dtype.kind not in kinds:
                 raise Refused(invalid, f"{alias} is not of expected type: {dtype.name}")
-            request.inputs[alias].CopyFrom(tf.make_tensor_proto(value.astype(dtype.as_numpy_dtype)))
+            if dtype != tf.string:
+                value = value.astype(dtype.as_numpy_dtype)
+            request.inputs[alias].CopyFrom(tf.make_tensor_proto(value))
         outputs = {alias: as_json(tf.make_ndarray(v)) for alias, v in server.predict(request).outputs.items()}
         by_column = "inputs" in body
         if len(outputs) == 1:  # the name is dropped
@@ -193,6 +197,13 @@ class Rest(http.server.BaseHTTPRequestHandler):
         if by_column:
             return {"outputs": outputs}
         return {"predictions": [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]}
+
+
+def decoded(value):
+    """JSON values, in which {"b64": text} stands for bytes."""
+    if isinstance(value, list):
+        return [decoded(item) for item in value]
+    return base64.b64decode(value["b64"], validate=True) if isinstance(value, dict) else value
 
 
 def as_json(array):
@@ -396,6 +407,8 @@ def table(name, model):
     signatures = {
         "encode": (images, encoded),
         "serving_default": (images, encoded),
+        "serve": (images, encoded),
+        "encode_png": ({"image_bytes": ("DT_STRING", (-1,)), "invert": ("DT_BOOL", (-1,))}, encoded),
         "decode": (codes, {**images, "logits": images["images"]}),
         "reconstruct": (images, {**images, **codes}),
         "generate": (seed, {**images, **codes}),
@@ -421,14 +434,14 @@ def test_signatures(server, models, name):
         for side in ("inputs", "outputs")
         for alias, info in getattr(signature, side).items()
     }
-    names = {"DT_FLOAT": "float32", "DT_INT32": "int32"}
+    names = {"DT_FLOAT": "float32", "DT_INT32": "int32", "DT_STRING": "string", "DT_BOOL": "bool"}
     assert found == {key: (names[dtype], shape) for key, (dtype, shape) in table(name, models[name]).items()}
 
 
 @pytest.mark.all
 def test_saved_model_cli(models, shell):
     """The command on the page, and what it prints."""
-    _, _, show, _ = blocks("sh")
+    *_, show, _ = blocks("sh")
     done = shell(show)
     assert done.returncode == 0, done.stderr
     shown = done.stdout.split("Concrete Functions:")[0]
@@ -561,7 +574,7 @@ def printed(codes):
 
 @pytest.fixture(scope="module")
 def clients_ran(models, shell):
-    clients, _, _, _ = blocks("sh")
+    clients, *_ = blocks("sh")
     done = shell(clients)
     assert done.returncode == 0, done.stderr
     return done
@@ -582,7 +595,7 @@ def test_the_clients(place, models, clients_ran, client):
 def c_program(place, models, clients_ran, shell):
     if not shutil.which("gcc"):
         pytest.skip("gcc is not installed: the C program cannot be built")
-    _, build, _, _ = blocks("sh")
+    _, _, build, *_ = blocks("sh")
     done = shell(build)  # ends with the comparison of its codes with those of the clients
     assert done.returncode == 0, done.stderr + done.stdout
     return place / "encode"
@@ -648,6 +661,21 @@ def test_the_litert_example(place, models, example, capsys, tmp_path):
         message, out = example(capsys, "litert_encode.py", file, images, "refused.f32")
         assert out == "" and "\n" not in message and words in message
     assert not (place / "refused.f32").exists()
+
+
+def test_an_image_in_one_line_of_curl(place, models, server, shell):
+    """The command on the page: the codes of the file that its Python block wrote."""
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    _, curl, *_ = blocks("sh")
+    assert curl.count("\n") == 1
+    done = shell(curl)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["predictions"]
+    image = np.fromfile(place / "images.f32", np.float32)[:784].reshape(1, 28, 28, 1)
+    assert row["codes"] == models["digits"].encode(np.round(255 * image) / 255)[0].tolist() and len(row["logits"]) == 50
+    refused = shell(curl.replace("base64 < digit.png", "echo bm8gaW1hZ2U="))
+    assert "Unknown image file format" in json.loads(refused.stdout)["error"]
 
 
 def test_rest_by_rows_and_columns(server, models):

@@ -8,6 +8,7 @@ distribution.)
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 
 import keras
@@ -58,6 +59,13 @@ def converter_error() -> type[Exception]:
     from tensorflow.lite.python.convert import ConverterError  # here, because it takes a moment to import
 
     return ConverterError
+
+
+def write_fingerprint(path: os.PathLike) -> None:
+    """Writes fingerprint.pb anew, for a SavedModel whose saved_model.pb was changed after tf.saved_model.save."""
+    from tensorflow.python.saved_model import fingerprinting_utils
+
+    fingerprinting_utils.write_fingerprint(str(path))
 
 
 class graph_method:  # noqa: N801, a decorator

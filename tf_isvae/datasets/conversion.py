@@ -34,7 +34,7 @@ def into_memory(source: Source, size, channels, limit: int) -> tuple[np.ndarray,
     """
     if isinstance(source, InMemory):
         images, labels = source.read()
-        return in_chunks(lambda begin, chunk: _convert(chunk, size, channels, source.name).numpy(), images), labels
+        return in_chunks(lambda begin, chunk: convert(chunk, size, channels, source.name).numpy(), images), labels
     if source.count * math.prod(converted_shape(source, size, channels)) > limit:
         return None
     return _decode_all(source, size, channels)
@@ -65,7 +65,7 @@ def decoder(source: Encoded, size, channels) -> Callable:
     shape = converted_shape(source, size, channels)
 
     def decode(encoded):
-        return tf.ensure_shape(_convert(source.decode(encoded), size, channels, source.name), shape)
+        return tf.ensure_shape(convert(source.decode(encoded), size, channels, source.name), shape)
 
     def decode_batch(index, records):
         encoded, labels = source.parse(index, records)
@@ -95,7 +95,7 @@ def in_chunks(function: Callable, images: np.ndarray) -> np.ndarray:
     return result
 
 
-def _convert(images, size, channels, name) -> tf.Tensor:
+def convert(images, size, channels, name) -> tf.Tensor:
     """Images (..., H, W, C), uint8 or float32, in the size and channels asked for (None: as they are)."""
     images = tf.convert_to_tensor(images)
     stored_channels = images.shape[-1]

@@ -53,7 +53,7 @@ def refuse(function: Callable, *inputs: Input) -> Callable:
             for count, given in zip(rows[1:], inputs[1:], strict=True)
         ]
         with tf.control_dependencies(same):
-            return _even_of_no_rows(function, values)
+            return even_of_no_rows(function, values)
 
     return refusing
 
@@ -76,7 +76,7 @@ def clip(function: Callable, *inputs: Input) -> Callable:
     """The function on clipped values, from operations that LiteRT has."""
 
     def clipping(*values):
-        return _even_of_no_rows(function, [_clipped(value, given) for value, given in zip(values, inputs, strict=True)])
+        return even_of_no_rows(function, [_clipped(value, given) for value, given in zip(values, inputs, strict=True)])
 
     return clipping
 
@@ -92,11 +92,13 @@ def _clipped(value: tf.Tensor, given: Input) -> tf.Tensor:
     return tf.where(value < low, low, tf.minimum(value, given.high))
 
 
-def _even_of_no_rows(function: Callable, values: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+def even_of_no_rows(function: Callable, values: list[tf.Tensor]) -> dict[str, tf.Tensor]:
     """The function's outputs, without rows if the values have none.
 
     It is given a row of zeros then: the convolutions of LiteRT fail on an empty batch, and those of oneDNN too.
     """
+    if any(value.dtype == tf.string for value in values):  # no bytes mean a row of zeros
+        return function(*values)
     rows = tf.shape(values[0])[0]
     missing = tf.maximum(1 - rows, 0)
     values = [

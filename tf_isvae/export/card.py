@@ -146,7 +146,8 @@ def _readme(card: dict) -> str:
     beside = {name: file for kind in formats.kinds() for name, file in card[kind].items()}
     parts += [
         "## Signatures\n",
-        "`encode` is also `serving_default`. A row's seed alone determines its noise. In LiteRT files, `noise` float32 "
+        "`encode` is also `serving_default` and `serve`, the defaults of TensorFlow Serving and Keras. "
+        "A row's seed alone determines its noise. In LiteRT files, `noise` float32 "
         "(n, units), uniform in (0, 1), takes the place of `seed`.\n",
         _table(("signature", "inputs", "outputs"), rows),
         f"{bad_input.SAVED_MODEL} {bad_input.LITERT}\n",

@@ -5,6 +5,7 @@ The messages are those of the package tensorflow-serving-api, which is needed on
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,11 @@ from tf_isvae.export.versions import is_version
 WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 # A server with batching refuses to load a model with a warm-up request above its max_batch_size.
 WARMUP_BATCHES = (1, 8, 64)
+
+# A PNG of one pixel.
+_BLACK_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVQImWNgAAAAAgAB9HFkpgAAAABJRU5ErkJggg=="
+)
 
 # BatchingParameters, as text. Requests of more than max_batch_size rows are refused; those of more than
 # max_execution_batch_size are run in parts. A request waits for others for at most a millisecond.
@@ -81,9 +87,9 @@ def _requests(signatures, name: str, batches: Sequence[int]) -> Iterator:
             request.model_spec.name = name
             request.model_spec.signature_name = signature_name
             for alias, spec in signature.structured_input_signature[1].items():
-                # A message that holds one number and the shape: black images, code 0, seed 0.
-                zeros = tf.make_tensor_proto(0, spec.dtype, (batch, *spec.shape[1:]))
-                request.inputs[alias].CopyFrom(zeros)
+                # A message that holds one value and the shape: black images, code 0, seed 0.
+                value = {tf.string: _BLACK_PIXEL, tf.bool: False}.get(spec.dtype, 0)
+                request.inputs[alias].CopyFrom(tf.make_tensor_proto(value, spec.dtype, (batch, *spec.shape[1:])))
             yield log
 
 

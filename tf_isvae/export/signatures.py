@@ -2,30 +2,37 @@
 
 | signature | inputs | outputs |
 |---|---|---|
-| encode, also serving_default | images float32 (n, H, W, C) in [0, 1] | codes, the mode of q; logits float32, eta |
+| encode, serving_default, serve | images float32 (n, H, W, C) in [0, 1] | codes, the mode of q; logits float32, eta |
+| encode_png | image_bytes string (n,), PNG or JPEG of any size; invert bool (n,), for dark on light | as encode |
 | decode | codes | images float32; logits float32, the decoder's output |
 | reconstruct | images | images, codes (through the mode of q) |
 | generate | seed int32 (n, 2) | images, codes of a sample of the prior |
 | score | images, seed | elbo, log_likelihood of one sample of q, kl; float32 (n,), nats |
 
-The KL is in closed form, or of the same sample if the prior has none.
-Codes are int32 (n, units or variables); with Gaussian latents float32. In LiteRT, which has no stateless random
-numbers, `noise` float32 (n, units), uniform in (0, 1), takes the place of `seed`. A row's seed alone determines its
-noise, whatever the batch and whenever the model was loaded. `bad_input` says what becomes of other values and shapes.
+Codes are int32 (n, units or variables); with Gaussian latents float32. LiteRT has no stateless random numbers: there,
+`noise` float32 (n, units), uniform in (0, 1), takes the place of `seed`. Nor does it decode files: `encode_png` is of
+the SavedModel only, and only for images that are grey or in colour. A row's seed alone determines its noise, whatever
+the batch and whenever the model was loaded. The KL is in closed form, or of the same sample if the prior has none.
+`bad_input` says what becomes of other values and shapes.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
-from tf_isvae import posteriors
+from tf_isvae import _private_apis, posteriors
+from tf_isvae.datasets.conversion import convert
 from tf_isvae.export import bad_input
 from tf_isvae.export.bad_input import Input
 from tf_isvae.model import DiscreteVAE
 
+# Other names of `encode`: what TensorFlow Serving takes, and keras.layers.TFSMLayer, if they are told no name.
+DEFAULTS = ("serving_default", "serve")
 # The least and greatest number that `uniforms` gives.
 _NOISE = (2.0**-24, 1 - 2.0**-24)
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -129,13 +136,32 @@ def signatures(model: DiscreteVAE, for_litert: bool = False) -> dict[str, tf.typ
         specs = [given.spec for given in inputs]
         return tf.function(guard(function, *inputs), input_signature=specs, autograph=False).get_concrete_function()
 
+    def encode_png(image_bytes, invert):
+        shown = tf.map_fn(lambda content: _decoded(content, image_shape), image_bytes, fn_output_signature=tf.uint8)
+        shown = tf.where(invert[:, None, None, None], 255 - shown, shown)
+        scaled = tf.ensure_shape(tf.cast(shown, tf.float32) / 255, (None, *image_shape))
+        return bad_input.even_of_no_rows(encode, [scaled])
+
+    files = {}
+    if not for_litert and image_shape[-1] in (1, 3):
+        image_bytes = Input(tf.TensorSpec((None,), tf.string, name="image_bytes"))
+        invert = Input(tf.TensorSpec((None,), tf.bool, name="invert"))
+        files = {"encode_png": graph(encode_png, image_bytes, invert)}
     return {
         "encode": graph(encode, images),
+        **files,
         "decode": graph(decode, codes),
         "reconstruct": graph(reconstruct, images),
         "generate": graph(generate, noise),
         "score": graph(score, images, noise),
     }
+
+
+def _decoded(content: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+    """A PNG or JPEG as datasets.load reads it from a folder: uint8 (H, W, C), without alpha; EXIF is not read."""
+    image = tf.io.decode_image(content, channels=3, expand_animations=False)
+    image = convert(tf.ensure_shape(image, (None, None, 3)), image_shape[:2], image_shape[2], "an image")
+    return tf.ensure_shape(image, image_shape)
 
 
 def inputs(graph: tf.types.experimental.ConcreteFunction) -> dict[str, tf.TensorSpec]:
@@ -152,4 +178,18 @@ def write(model: DiscreteVAE, graphs: dict, path: str | os.PathLike) -> None:
     ]
     # Without gradients of the operations, which only training would use.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(path), {**graphs, "serving_default": graphs["encode"]}, options)
+    tf.saved_model.save(module, str(path), {**graphs, **dict.fromkeys(DEFAULTS, graphs["encode"])}, options)
+    _forget_custom_gradients(Path(path))
+
+
+def _forget_custom_gradients(path: Path) -> None:
+    """Makes operations whose gradients are not saved forget their names: every import would warn of them."""
+    file = path / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    for meta_graph in saved.meta_graphs:
+        graph = meta_graph.graph_def
+        for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+            for node in nodes:
+                node.attr.pop("_gradient_op_type", None)
+    file.write_bytes(saved.SerializeToString(deterministic=True))
+    _private_apis.write_fingerprint(path)
