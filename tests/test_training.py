@@ -1,8 +1,10 @@
 """training: a run leaves what it promises, and one that was stopped ends as if it had not been."""
 
 import argparse
+import contextlib
 import csv
 import dataclasses
+import io
 import json
 import math
 import os
@@ -21,7 +23,7 @@ from PIL import Image
 from tf_isvae import datasets, estimators, evaluation, files, likelihoods, training, zoo
 from tf_isvae.callbacks import NonFiniteLoss
 from tf_isvae.precision import cap_below_bfloat16, multiplies_bfloat16
-from tf_isvae.training import RECIPES, Config, run, run_directory
+from tf_isvae.training import RECIPES, Config, progress, run, run_directory
 from tf_isvae.training.recorder import Recorder
 from tf_isvae.training.run_directory import RunDirectory, claim_numbered
 
@@ -91,6 +93,38 @@ def test_the_default_is_the_best_recipe(model, estimator):
     assert settings.estimator == estimator == type(zoo.build(model, (4, 4, 1), 3).estimator).__name__
     assert settings.precision in training.PRECISIONS and settings.schedule == "cosine"
     assert (settings.kl_start > 1) == model.endswith("cvae")
+
+
+@pytest.mark.parametrize("epochs, share", [(None, 20), (40, 20), (7, 3), (1, 0), (400, 200)])
+def test_the_weight_falls_over_a_share_of_the_run(epochs, share):
+    """The recipe's, half of the epochs; what is given holds."""
+    assert Config(model="cnn_cvae", epochs=epochs).kl_epochs == share
+    assert Config(model="cnn_cvae", epochs=epochs, kl_epochs=5).kl_epochs == 5
+
+
+def test_a_terminal_sees_the_steps(monkeypatch):
+    """A bar of the epoch under way, which its line replaces; a bar that is interrupted leaves the next line free."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(progress, "REFRESH", -1.0)
+    with contextlib.redirect_stdout(Terminal()) as shown:
+        lines = progress.EpochLine(12)
+        lines.set_params({"steps": 2})
+        lines.on_epoch_begin(3)
+        lines.on_train_batch_end(0)
+        lines.on_train_batch_end(1)
+        lines.on_epoch_end(3, {"loss": 123.456, "kl": 1e6})
+        lines.close()
+        lines.on_epoch_begin(4)
+        lines.on_train_batch_end(0)
+        lines.close()
+    half, whole = "=" * 10 + " " * 10, "=" * 20
+    bars = f"\repoch  4/12  [{half}]\repoch  4/12  [{whole}]\repoch  4/12  -ELBO   123.46  KL    1e+06  0.0 s  0 s left"
+    assert shown.getvalue().startswith(bars) and shown.getvalue().endswith(f"\n\repoch  5/12  [{half}]\n")
+    assert max(map(len, re.split("[\r\n]", shown.getvalue()))) < 80
 
 
 @pytest.mark.parametrize("instructions, precision", [(True, "mixed_bfloat16"), (False, "float32")])

@@ -81,7 +81,11 @@ class Config:
     kl_start: float | None = setting(
         None, settings.Positive(), "weight of the KL term at the beginning (callbacks.KLAnnealing)"
     )
-    kl_epochs: int | None = setting(None, settings.Integer(0), "epochs in which that weight falls to 1")
+    kl_epochs: int | None = setting(
+        None,
+        settings.Integer(0),
+        "epochs in which that weight falls to 1; without it the recipe's share of them",
+    )
     start_at_mean: bool | None = setting(
         None, settings.Flag(), "begin with a decoder that gives the mean image (networks.start_at_mean)"
     )
@@ -154,9 +158,12 @@ class Config:
         row = recipes.MODELS[self.model]
         defaults = {"latent_dim": row.latent_dim, **row.recipes[self.recipe]}
         for name, value in defaults.items():
-            if getattr(self, name) is None:
+            if getattr(self, name) is None and name != "kl_epochs":
                 assign(name, value)
         check("latent_dim")
+        check("epochs")
+        if self.kl_epochs is None:  # the same share of the run, however long it is
+            assign("kl_epochs", defaults["kl_epochs"] * self.epochs // defaults["epochs"])
         if self.estimator is None:
             assign("estimator", row.estimator(self.latent_dim))
         for name in fields:

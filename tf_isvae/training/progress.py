@@ -60,6 +60,7 @@ class EpochLine(keras.callbacks.Callback):
         super().__init__()
         self.epochs = epochs
         self._terminal = sys.stdout.isatty()
+        self._is_open = False
         self._shortest = float("inf")
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -72,6 +73,7 @@ class EpochLine(keras.callbacks.Callback):
         if self._terminal and steps and now - self._shown > REFRESH:
             self._shown = now
             done = 20 * (batch + 1) // steps
+            self._is_open = True
             print(f"\r{self._number()}  [{'=' * done}{' ' * (20 - done)}]", end="", flush=True)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -87,6 +89,13 @@ class EpochLine(keras.callbacks.Callback):
             parts.append(f"{_duration(left * self._shortest)} left")
         line = "  ".join(parts)
         print(f"\r{line:79}" if self._terminal else line, flush=True)
+        self._is_open = False
+
+    def close(self) -> None:
+        """Ends the line of an epoch that was stopped."""
+        if self._is_open:
+            print(flush=True)
+        self._is_open = False
 
     def _number(self) -> str:
         width = len(str(self.epochs))

@@ -121,8 +121,9 @@ class Run(contextlib.AbstractContextManager):
         callbacks = _callbacks(self.config)
         if self.config.gradient_variance:
             callbacks.append(GradientVariance(self.data.held_out(256)))
+        lines = progress.EpochLine(self.config.epochs)
         if self.workers.is_chief:
-            callbacks.append(progress.EpochLine(self.config.epochs))
+            callbacks.append(lines)
             print(self.banner(), flush=True)
         with self.workers.losses_named(self.directory.path):
             try:
@@ -130,6 +131,8 @@ class Run(contextlib.AbstractContextManager):
             except NonFiniteLoss:
                 report.save_model(self.recorder)
                 raise
+            finally:
+                lines.close()
         report.write(self.recorder, self.config, self.data)
         return report.metrics(self.recorder)
 
