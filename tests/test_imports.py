@@ -20,7 +20,7 @@ ORDER = (
         "likelihoods",
         "estimators",
     ),
-    *("priors", "networks", "model", "fitting", "precision"),
+    *("priors", "networks", "distortion", "model", "fitting", "precision"),
     *("keras_files", "zoo", "optimizers", "datasets", "evaluation", "callbacks", "plotting", "training"),
     *("wrappers", "search", "export", "commands"),
 )

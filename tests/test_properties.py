@@ -194,7 +194,7 @@ def test_settings_of_a_run_are_read_as_they_were_written(data):
     values = {
         "model": st.sampled_from(list(zoo.MODELS)),
         "dataset": st.text(max_size=9),
-        "recipe": st.sampled_from(list(training.RECIPES)),
+        "recipe": st.sampled_from(["best", "paper"]),
         "latent_dim": st.one_of(st.none(), sizes),
         "epochs": st.one_of(st.none(), st.integers(1, 2**70)),
         "batch_size": st.one_of(st.none(), sizes),

@@ -111,6 +111,11 @@ def test_outliers_are_below_the_threshold(fitted):
     np.testing.assert_allclose(scores, detector.model_.log_likelihood(IMAGES))
 
 
+def test_the_recipe_for_search():
+    hashing = HashingTransformer(latent_dim=3, recipe="hash", **SHORT).fit(IMAGES)
+    assert hashing.model_.distortion == 0.1 and abs(float(hashing.model_.kl_weight) - 0.3) < 1e-6
+
+
 @pytest.mark.parametrize(
     "estimator, given, parts",
     [
@@ -120,6 +125,8 @@ def test_outliers_are_below_the_threshold(fitted):
         (HashingTransformer("fc_bvae_mnist", latent_dim=9), IMAGES, ["latent_dim is 9", "left out"]),
         (HashingTransformer("fc_bvae_mnist"), IMAGES, ["(60, 4, 4, 1)", "28, 28, 1"]),
         (HashingTransformer(epochs=0), IMAGES, ["epochs is 0"]),
+        (HashingTransformer("cnn_bvae", recipe="hash"), IMAGES, ["recipe is 'hash'", "best, paper", "cnn_bvae"]),
+        (HashingTransformer(distortion=2.0), IMAGES, ["distortion is 2.0", "share"]),
         (HashingTransformer(packed="yes"), IMAGES, ["packed is 'yes'"]),
         (HashingTransformer(image_shape=(4, 5, 1)), IMAGES.reshape(60, 16), ["(4, 5, 1)", "16"]),
         (HashingTransformer(), 255 * IMAGES, ["X have values", "divide by 255"]),
@@ -177,7 +184,7 @@ DO_NOT_APPLY = {
     [
         AnyHashing(latent_dim=3, epochs=1),
         # Two features tell less of their blob than the KL of a category costs, so the KL has next to no weight.
-        AnyClusterer(latent_dim=3, epochs=60, batch_size=10, learning_rate=0.01, kl_start=0.01, kl_epochs=1000000),
+        AnyClusterer(latent_dim=3, epochs=60, batch_size=10, learning_rate=0.01, kl_weight=0.01, kl_epochs=0),
         AnyDetector(latent_dim=3, epochs=1),  # of so few codes, the scores are exact
     ],
     expected_failed_checks=lambda estimator: DO_NOT_APPLY[type(estimator)],

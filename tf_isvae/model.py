@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_isvae import _private_apis, checks, chunks, estimators, latents, likelihoods, networks, posteriors, priors
+from tf_isvae.distortion import distorted
 
 # Rows that encode, decode and the like work on at a time, which bounds their memory.
 CHUNK = 1024
@@ -20,6 +21,7 @@ IGNORED = ("loss", "loss_weights", "metrics", "weighted_metrics")
 # Of `refine`: Adam's rate at the beginning, which a cosine takes to 0, and how many estimates a step averages.
 _REFINE_RATE = 0.1
 _DRAWS = 4
+_DISTORTION = 0x64697374  # tells the noise of `distortion` from that of z
 NO_WEIGHTS = "sample_weight or class_weight was given; DiscreteVAE weighs all images alike: leave it out."
 
 
@@ -57,6 +59,9 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             "autoregressive", "mixture".
         kl_weight: the weight of the KL term in training, positive; above 1 a beta-VAE (Higgins et al. 2017). The logs
             and the ELBO always have weight 1.
+        distortion: None, or a share such as 0.1: in training the encoder sees each image moved, scaled and turned by up
+            to so much (distortion.distorted), and the decoder makes the image as it is. Codes then hardly depend on
+            place, which search wants; the logs of training, but not of validation, are worse for it.
         seed: integer from which all noise is drawn; default one from Python's `random`, as Keras layers do, so that
             keras.utils.set_random_seed fixes it. Step t and replica r of a run draw noise from (seed, t, r) only.
 
@@ -86,6 +91,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         likelihood: str | likelihoods.Likelihood | None = None,
         prior: str | priors.Prior | None = None,
         kl_weight: float = 1.0,
+        distortion: float | None = None,
         seed: int | None = None,
         **kwargs,
     ):
@@ -102,6 +108,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         estimators.check(self.estimator, latent)
         self.likelihood = likelihood
         self.prior = priors.get("uniform" if prior is None else prior).build_for(latent)
+        self.distortion = None if distortion is None else checks.share("distortion", distortion)
         self.seed = random.randint(0, 2**31 - 1) if seed is None else checks.integer("seed", seed, None)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.image_shape = tuple(encoder.input_shape[1:])
@@ -162,13 +169,20 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
     def _estimate(self, posterior, function, seed) -> estimators.Estimate:
         return estimators.check_estimate(self.estimator(posterior, function, seed), self.estimator)
 
+    def _seen(self, images, seed):
+        """What the encoder sees of the images in training."""
+        if not self.distortion:
+            return images
+        return distorted(images, self.distortion, tf.random.experimental.stateless_fold_in(seed, _DISTORTION))
+
     def _elbo_terms(self, images, seed, training: bool = False, kl_weight=1.0) -> tuple[estimators.Estimate, tf.Tensor]:
         """The two terms of eq. 1, per image: the estimate of E_q[ln p(x|z)], and the KL (batch,) in nats.
 
         The gradient of kl_weight * KL - surrogate is that of the loss.
         """
         images = tf.cast(images, tf.float32)
-        posterior = self.latent.posterior(self.encoder(images, training=training))
+        seen = self._seen(images, seed) if training else images
+        posterior = self.latent.posterior(self.encoder(seen, training=training))
         return self._terms_of(posterior, images, seed, training, kl_weight)
 
     def _terms_of(self, posterior, images, seed, training: bool = False, kl_weight=1.0):
@@ -189,7 +203,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         and decoder, and -ln p(z) of a sample for the prior.
         """
         images = tf.cast(images, tf.float32)
-        posterior = self.latent.posterior(self.encoder(images, training=True))
+        posterior = self.latent.posterior(self.encoder(self._seen(images, seed), training=True))
         estimate = self._estimate(posterior, self.log_likelihood_of(images, training=True), seed)
         z = tf.stop_gradient(posterior.sample(seed=seed))
         log_prior = self.prior.log_prob(z)
@@ -470,7 +484,8 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             >>> type(model.prior).__name__
             'Autoregressive'
         """
-        parts = {"estimator": self.estimator, "likelihood": self.likelihood, "name": self.name, "seed": self.seed}
+        names = ("estimator", "likelihood", "name", "seed", "distortion")
+        parts = {name: getattr(self, name) for name in names}
         kl_weight = float(keras.ops.convert_to_numpy(self.kl_weight))
         return type(self)(self.encoder, self.latent, self.decoder, prior=prior, kl_weight=kl_weight, **parts)
 
@@ -484,6 +499,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             "dtype": serialise(self.dtype_policy),
             **{part: serialise(getattr(self, part)) for part in parts},
             "kl_weight": float(keras.ops.convert_to_numpy(self.kl_weight)),
+            "distortion": self.distortion,
             "seed": self.seed,
         }
 

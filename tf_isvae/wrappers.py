@@ -24,7 +24,7 @@ from tf_isvae.model import DiscreteVAE
 # Settings of a run that say where things lie and on what it runs, or how images are read: X has all of that here.
 _OF_A_RUN = {
     *("model", "dataset", "run_dir", "data_dir", "image_size", "channels"),
-    *("strategy", "deterministic", "gradient_variance"),
+    *("strategy", "deterministic", "gradient_variance", "validation_split"),
 }
 _SETTINGS = {field.name: field for field in dataclasses.fields(training.Config) if field.name not in _OF_A_RUN}
 

@@ -2,17 +2,19 @@
 
     python scripts/train.py                                             FC BVAE on MNIST, the best recipe known
     python scripts/train.py --recipe paper                              the same with the paper's settings
+    python scripts/train.py --recipe hash --latent-dim 32               codes for search
     python scripts/train.py --model cnn_cvae --dataset fashion_mnist --epochs 30
     python scripts/train.py --dataset photos/ --image-size 32 --channels 3 --validation-split 0.1 --run-dir runs/photos
     python scripts/train.py --resume --run-dir runs/photos              goes on with a run that was stopped
     python scripts/train.py --strategy multi_worker --run-dir runs/big  on each worker: see docs/distributed.md
 
 A recipe (tf_isvae.training.RECIPES) sets the options that are not given, from --estimator to --precision: `best` is the
-best that is known, `paper` the paper's own.
+best that is known, `paper` the paper's own, `hash` finds more images of the same class (docs/guides/search.md).
 """
 
 import argparse
 import dataclasses
+from collections.abc import Iterable
 
 from tf_isvae import recipes, training
 from tf_isvae.commands import command_line
@@ -38,17 +40,22 @@ def _default(field: dataclasses.Field) -> str:
     """What holds if the option is not given, for each model and recipe; empty if the field's own text says it."""
     if field.default is not None:
         return _written(field, field.default)
-    by_recipe = []
-    for of_models in training.RECIPES.values():
-        values = {}  # as written -> the models that have it
-        for model, row in of_models.items():
-            value = {"latent_dim": recipes.MODELS[model].latent_dim, **row}.get(field.name)
-            if value is not None:
-                values.setdefault(_written(field, value), []).append(model)
-        texts = [f"{value} ({', '.join(models)})" if len(values) > 1 else value for value, models in values.items()]
-        by_recipe.append(", ".join(texts))
-    best, paper = by_recipe
-    return best if best == paper else f"{best}; with --recipe paper {paper}"
+    texts = [_of_recipe(field, "best", recipes.MODELS)]
+    for recipe, models in training.RECIPES.items():
+        text = _of_recipe(field, recipe, models)
+        if text and text != _of_recipe(field, "best", models):
+            texts.append(f"with --recipe {recipe} {text}")
+    return "; ".join(filter(None, texts))
+
+
+def _of_recipe(field: dataclasses.Field, recipe: str, models: Iterable[str]) -> str:
+    """The setting of these models by a recipe: one text for all, or each with the models that have it."""
+    values = {}  # as written -> the models that have it
+    for model in models:
+        row = {"latent_dim": recipes.MODELS[model].latent_dim, **training.RECIPES[recipe][model]}
+        if row.get(field.name) is not None:
+            values.setdefault(_written(field, row[field.name]), []).append(model)
+    return ", ".join(f"{value} ({', '.join(models)})" if len(values) > 1 else value for value, models in values.items())
 
 
 def _written(field: dataclasses.Field, value) -> str:

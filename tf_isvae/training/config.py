@@ -17,12 +17,15 @@ from tf_isvae.training.settings import setting
 if TYPE_CHECKING:  # TensorFlow is imported where a setting needs it: the command line does without
     from tf_isvae import estimators, likelihoods
 
-MEANT_BEFORE = {"validation_split": None, "prior": "uniform", "likelihood": "Bernoulli"}
+MEANT_BEFORE = {
+    **{"validation_split": None, "prior": "uniform", "likelihood": "Bernoulli"},
+    **{"kl_weight": 1.0, "distortion": None},
+}
 """What runs did before there was a setting for it; their config.json lacks it."""
 
 SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("default", "mirrored", "multi_worker")
-RECIPES = {recipe: recipes.by_recipe(recipe) for recipe in ("best", "paper")}
+RECIPES = {recipe: recipes.by_recipe(recipe) for recipe in ("best", "paper", "hash")}
 """What a recipe fixes: recipe -> model -> settings. They are written in the rows of `recipes.MODELS`."""
 
 
@@ -48,7 +51,7 @@ class Config:
         "mnist, fashion_mnist, digits, photo_patches, another TFDS name, an .npz file or a folder of images",
     )
     recipe: str = setting(
-        "best", settings.OneOf(tuple(RECIPES)), "best or paper: the values of the settings that are not given"
+        "best", settings.OneOf(tuple(RECIPES)), "best, paper or hash: the values of the settings that are not given"
     )
     latent_dim: int | tuple[int, int] | None = setting(
         None,
@@ -78,6 +81,9 @@ class Config:
     schedule: str | None = setting(
         None, settings.OneOf(SCHEDULES), "of the learning rate: constant, or cosine, which ends at 0"
     )
+    kl_weight: float | None = setting(
+        None, settings.Positive(), "weight of the KL term in training; the figures always have weight 1"
+    )
     kl_start: float | None = setting(
         None, settings.Positive(), "weight of the KL term at the beginning (callbacks.KLAnnealing)"
     )
@@ -88,6 +94,11 @@ class Config:
     )
     start_at_mean: bool | None = setting(
         None, settings.Flag(), "begin with a decoder that gives the mean image (networks.start_at_mean)"
+    )
+    distortion: float | None = setting(
+        None,
+        settings.Share(),
+        "share, such as 0.1, by which the encoder sees images moved, scaled and turned in training; for search",
     )
     seed: int = setting(
         0, settings.Integer(0, 2**32), "fixes initial weights, order of the data, binarisation and noise"
@@ -156,6 +167,10 @@ class Config:
         for name in ("model", "recipe"):
             check(name)
         row = recipes.MODELS[self.model]
+        if self.recipe not in row.recipes:
+            raise ValueError(
+                f"recipe is {self.recipe!r}; it must be one of {', '.join(row.recipes)} for the model {self.model}."
+            )
         defaults = {"latent_dim": row.latent_dim, **row.recipes[self.recipe]}
         for name, value in defaults.items():
             if getattr(self, name) is None and name != "kl_epochs":

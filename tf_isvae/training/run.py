@@ -233,7 +233,7 @@ def _build(config: Config, image_shape: tuple[int, int, int], steps_per_epoch: i
     """The model with its initial weights, compiled, the optimizer built."""
     parts = {"estimator": config.make_estimator(), "likelihood": config.make_likelihood()}
     with layers_in(config.precision):
-        parts |= {"prior": config.prior, "seed": config.seed}
+        parts |= {name: getattr(config, name) for name in ("prior", "kl_weight", "distortion", "seed")}
         model = zoo.build(config.model, image_shape, config.latent_dim, **parts)
     rate = config.learning_rate
     if config.schedule == "cosine":
