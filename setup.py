@@ -1,9 +1,9 @@
-"""What setup.cfg cannot say: the wheel has the trained models' .keras files, which a clone has beside the package."""
+"""What setup.cfg cannot say: the wheel has the .keras files and metadata.json of the trained models beside the package."""
 
 from setuptools import find_packages, setup
 
 setup(
     packages=[*find_packages(include=["tf_isvae*"]), "tf_isvae.exported_models"],
     package_dir={"tf_isvae.exported_models": "exported_models"},
-    package_data={"tf_isvae": ["py.typed"], "tf_isvae.exported_models": ["*/*.keras"]},
+    package_data={"tf_isvae": ["py.typed"], "tf_isvae.exported_models": ["*/*.keras", "*/metadata.json"]},
 )

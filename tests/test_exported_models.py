@@ -12,7 +12,7 @@ import tensorflow as tf
 from helpers import ROOT, tfds_has
 
 from tf_isvae import evaluation, training, zoo
-from tf_isvae.commands import export
+from tf_isvae.commands import evaluate, export
 from tf_isvae.precision import cap_below_bfloat16, layers_in, stored_in
 
 FOLDERS = sorted(path.parent for path in ROOT.glob("exported_models/*/metadata.json"))
@@ -173,3 +173,14 @@ def test_litert(one, kind):
     noise = np.random.default_rng(0).uniform(1e-6, 1 - 1e-6, (len(images), model.latent.units)).astype(np.float32)
     codes = loaded.get_signature_runner("encode")(images=images)["codes"]
     check(kind, one, codes, loaded.get_signature_runner("score")(images=images, noise=noise)["elbo"])
+
+
+def test_a_name_of_the_zoo_is_evaluated_on_the_data_of_its_card(small, monkeypatch, tmp_path):
+    """By its name, and by its folder; the figures are those that the run had."""
+    monkeypatch.setenv(zoo.MODELS_VARIABLE, str(small.parent))
+    monkeypatch.chdir(tmp_path)
+    for source in ("small", str(small)):
+        model, data, to = evaluate.prepare(evaluate.make_parser().parse_args([source]))
+        assert {name: len(images) for name, (images, _) in data.items()} == {"train": 1437, "test": 360} and to is None
+    figures = training.read_trained("small").metrics
+    assert -model.elbo(data["test"][0], seed=0).mean() == pytest.approx(figures["test_neg_elbo"], rel=1e-5)

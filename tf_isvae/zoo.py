@@ -166,11 +166,19 @@ def load(name: str | os.PathLike, precision: str | None = "float32") -> Discrete
     """
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ValueError(f"name is {name!r}; give one of zoo.names(), or the path of a model.")
-    return in_precision(keras_files.read(_find(name)), precision)
+    return in_precision(keras_files.read(find(name)), precision)
 
 
-def _find(name: str | os.PathLike) -> Path:
-    """The .keras file of a trained model, given as `load` takes it."""
+def find(name: str | os.PathLike) -> Path:
+    """The .keras file of a trained model, given as `load` takes it.
+
+    Raises:
+        FileNotFoundError: no such model; the text says which there are.
+
+    Example:
+        >>> zoo.find("fc_bvae_mnist").name
+        'fc_bvae_mnist.keras'
+    """
     found = _trained()
     if str(name) in found:
         return found[str(name)]

@@ -2,6 +2,7 @@
 
     python scripts/evaluate.py runs/fc_bvae_mnist
     python scripts/evaluate.py runs/fc_bvae_mnist --to runs/fc_bvae_mnist/evaluation.json    for the card of an export
+    python scripts/evaluate.py fc_bvae_mnist                 a trained model of the zoo, on the test images of its data
     python scripts/evaluate.py model.keras --dataset fashion_mnist
 
 -ELBO, ln p(x) (exact if the codes can be enumerated, otherwise the bound of 100 samples), use of the codes, gradient
@@ -18,7 +19,7 @@ from tf_isvae.commands import command_line
 def make_parser() -> command_line.Parser:
     parser = command_line.Parser(__doc__)
     add = parser.add_argument
-    add("source", help="the directory of a run, or a .keras file")
+    add("source", help="the directory of a run, a model of the zoo (fc_bvae_mnist), or a .keras file")
     add("--dataset", help="as scripts/train.py takes; default that of the run")
     add("--data-dir", help="where TFDS keeps its data sets")
     add("--to", help="a JSON file to write the figures to as well")

@@ -25,7 +25,7 @@ def make_parser() -> command_line.Parser:
 
     parser = command_line.Parser(__doc__)
     add = parser.add_argument
-    add("source", help="the directory of a run, or a .keras file")
+    add("source", help="the directory of a run, a model of the zoo (fc_bvae_mnist), or a .keras file")
     add("--to", help="the folder to write; default exported_models/<name of the run or file>")
     for kind, variants in formats.kinds().items():
         files = ", ".join(f"<folder>{row.suffix}" for row in variants.values())

@@ -27,15 +27,18 @@ class Trained:
 
 
 def read_trained(path: str | os.PathLike) -> Trained:
-    """Reads the directory of a finished run, or a .keras file; `zoo.load` gives the model alone.
+    """Reads the directory of a finished run, a trained model of the zoo, or a .keras file.
+
+    `zoo.load` gives the model alone.
 
     Nothing is unpickled, and no code that a file may hold is run.
 
     Args:
-        path: the directory, or a .keras file that DiscreteVAE.save wrote.
+        path: the directory of a run; one of `zoo.names()`, or a folder as exported_models/ has them, whose card holds
+            the settings and figures of the run; or a .keras file that DiscreteVAE.save wrote.
 
     Raises:
-        FileNotFoundError: there is no such file, or the run has no model yet.
+        FileNotFoundError: there is no such file or model, or the run has no model yet.
         ValueError: it is damaged, altered, or of another kind.
 
     Example:
@@ -45,8 +48,14 @@ def read_trained(path: str | os.PathLike) -> Trained:
         ((8, 8, 1), None)
     """
     path = Path(path)
+    if str(path) in zoo.names():
+        return _read_exported(zoo.find(path))
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give a .keras file or the directory of a run.")
+        raise FileNotFoundError(
+            f"{path} does not exist; give a .keras file, the directory of a run, or one of {', '.join(zoo.names())}."
+        )
+    if (path / "metadata.json").is_file() and not (path / "model.keras").is_file():
+        return _read_exported(zoo.find(path))
     if not path.is_dir():
         return Trained(zoo.load(path))
     file = path / "model.keras"
@@ -57,6 +66,13 @@ def read_trained(path: str | os.PathLike) -> Trained:
         config = {**MEANT_BEFORE, **config}
     metrics = {name: value for part in figures for name, value in (part or {}).items()}
     return Trained(zoo.load(file), config, metrics or None)
+
+
+def _read_exported(file: Path) -> Trained:
+    """A .keras file, with what the card beside it says of its run."""
+    card = _read_json(file.parent / "metadata.json") or {}
+    config = (card.get("training") or {}).get("config")
+    return Trained(zoo.load(file), None if config is None else {**MEANT_BEFORE, **config}, card.get("metrics"))
 
 
 def _read_json(path: Path) -> dict | None:
