@@ -33,6 +33,7 @@ def banner(config: Config, parameters: int, images: dict[str, int], image_shape,
             f"data           {config.dataset}: {data} images of {shape}",
             f"model          {config.model}: latent {latent}, {parameters:,} parameters, {config.precision}",
             f"estimator      {config.estimator if isinstance(config.estimator, str) else 'of your own'}",
+            f"likelihood     {config.likelihood if isinstance(config.likelihood, str) else 'of your own'}",
             f"steps          {config.epochs:,} epochs of {steps_per_epoch:,}, batch {config.batch_size:,}, {rate}",
             f"run directory  {path}",
         )
