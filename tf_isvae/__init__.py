@@ -85,6 +85,7 @@ def import_all() -> None:
         )
     for name in __all__:
         __getattr__(name)
+    __getattr__("export").import_all()
 
 
 # All of it at once, so that Keras can make what is in a .keras file: only the command line begins with less.

@@ -17,12 +17,10 @@ import argparse
 from pathlib import Path
 
 from tf_isvae.commands import command_line
+from tf_isvae.export import formats
 
 
 def make_parser() -> command_line.Parser:
-    with command_line.quiet():
-        from tf_isvae.export import formats
-
     parser = command_line.Parser(__doc__)
     add = parser.add_argument
     add("source", help="the directory of a run, a model of the zoo (fc_bvae_mnist), or a .keras file")

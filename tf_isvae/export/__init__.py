@@ -12,10 +12,29 @@ The rooms, each of which uses those above it:
     folder        all of it
 """
 
-from tf_isvae.export.folder import to_folder
-from tf_isvae.export.formats import FORMATS
-from tf_isvae.export.litert import litert
-from tf_isvae.export.saved_model import saved_model
-from tf_isvae.export.serving import serving_config
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tf_isvae.export.folder import to_folder
+    from tf_isvae.export.formats import FORMATS
+    from tf_isvae.export.litert import litert
+    from tf_isvae.export.saved_model import saved_model
+    from tf_isvae.export.serving import serving_config
 
 __all__ = ["FORMATS", "litert", "saved_model", "serving_config", "to_folder"]
+
+
+def import_all() -> None:
+    """Imports what `__all__` names."""
+    global FORMATS, litert, saved_model, serving_config, to_folder
+    # The functions after the modules of the same names, which importing puts here.
+    from tf_isvae.export.folder import to_folder
+    from tf_isvae.export.formats import FORMATS
+    from tf_isvae.export.litert import litert
+    from tf_isvae.export.saved_model import saved_model
+    from tf_isvae.export.serving import serving_config
+
+
+if "tf_isvae_command" not in sys.modules:  # see tf_isvae/__init__.py
+    import_all()

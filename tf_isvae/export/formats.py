@@ -6,12 +6,12 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:  # the command line shows the table before TensorFlow is there
+    import numpy as np
 
-from tf_isvae import keras_files
-from tf_isvae.export.litert import litert
-from tf_isvae.model import DiscreteVAE
+    from tf_isvae.model import DiscreteVAE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +41,24 @@ class Format:
         return path
 
 
+def _keras(model: DiscreteVAE, path: Path) -> None:
+    from tf_isvae import keras_files
+
+    keras_files.write(model, path)
+
+
+def _litert(model: DiscreteVAE, path: Path, **options) -> None:
+    from tf_isvae.export.litert import litert
+
+    litert(model, path, **options)
+
+
 # "<kind>" or "<kind>-<variant>": scripts/export.py has an option for each kind, and the card a list of its files.
 FORMATS = {
-    "keras": Format(".keras", keras_files.write),
-    "litert-float32": Format(".tflite", litert),
-    "litert-float16": Format("_float16.tflite", functools.partial(litert, quantize="float16")),
-    "litert-int8": Format("_int8.tflite", functools.partial(litert, quantize="int8"), needs_images=True),
+    "keras": Format(".keras", _keras),
+    "litert-float32": Format(".tflite", _litert),
+    "litert-float16": Format("_float16.tflite", functools.partial(_litert, quantize="float16")),
+    "litert-int8": Format("_int8.tflite", functools.partial(_litert, quantize="int8"), needs_images=True),
 }
 
 
