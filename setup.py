@@ -1,4 +1,4 @@
-"""What setup.cfg cannot say: the wheel has the .keras files and metadata.json of the trained models beside the package."""
+"""What setup.cfg cannot say: the wheel has the trained models, .keras files and their metadata, beside the package."""
 
 from setuptools import find_packages, setup
 

@@ -348,3 +348,41 @@ def test_what_evaluation_asks_of_codes():
 )
 def test_enumerable_is_up_to_4096_codes(latent, few):
     assert latent.enumerable is few
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_latent_alone_is_differentiated_straight_through(name):
+    """The sample is that of q, bit for bit; its gradient that of the mean, here in float64 by its Jacobian."""
+    latent = BUILDERS[name]()
+    eta, weights = random_eta(latent), random_eta(latent)[::-1].copy()
+    seed = tf.constant([3, 4])
+    with tf.GradientTape() as tape:
+        logits = tf.constant(eta)
+        tape.watch(logits)
+        z = latent(logits, training=True, seed=seed)
+        value = tf.reduce_sum(weights * z)
+    np.testing.assert_array_equal(z, latent.posterior(eta).sample(seed=seed))
+    eta, weights = eta.astype(np.float64), weights.astype(np.float64)
+    if isinstance(latent, BernoulliLatent):
+        mean = 1 / (1 + np.exp(-eta))
+        expected = weights * mean * (1 - mean)
+    else:
+        shape = (len(eta), latent.num_variables, latent.categories)
+        p, w = np.exp(eta.reshape(shape)), weights.reshape(shape)
+        p /= p.sum(-1, keepdims=True)
+        expected = (p * (w - (p * w).sum(-1, keepdims=True))).reshape(eta.shape)
+    np.testing.assert_allclose(tape.gradient(value, logits), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_straight_through_can_be_left_out():
+    latent = BernoulliLatent(3, straight_through=False)
+    copy = BernoulliLatent.from_config(latent.get_config())
+    logits = tf.zeros((2, 3))
+    for each in (latent, copy):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            z = each(logits, training=True)
+        assert tape.gradient(z, logits) is None
+    with pytest.raises(ValueError) as error:
+        CategoricalLatent(3, straight_through=1)
+    one_line(error, "straight_through is 1", "True or False")

@@ -28,6 +28,10 @@ class Latent(keras.layers.Layer):
         units: the width of z.
         encoder_units: the width of eta.
         code_units: the width of the codes.
+        straight_through: True for samples with the gradient of the mean, as if they were it (Bengio, Leonard &
+            Courville 2013, arXiv:1308.3432): biased, but in a functional model without it the encoder learns nothing.
+            False for samples without a gradient. Those of a GaussianLatent have their own. DiscreteVAE differentiates
+            no samples: it has estimators (docs/guides/own_training.md has one in a training step of one's own).
     """
 
     units: int
@@ -35,12 +39,13 @@ class Latent(keras.layers.Layer):
     code_units: int
     code_dtype = "int32"
 
-    def __init__(self, units: int, encoder_units: int, code_units: int, **kwargs):
+    def __init__(self, units: int, encoder_units: int, code_units: int, straight_through: bool = True, **kwargs):
         # Log-probabilities and the KL stay in float32 under any precision policy.
         super().__init__(**{"dtype": "float32", **kwargs})
         self.units = units
         self.encoder_units = encoder_units
         self.code_units = code_units
+        self.straight_through = checks.flag("straight_through", straight_through)
         self.seed_generator = keras.random.SeedGenerator()
 
     def call(self, logits: tf.Tensor, training: bool = False, seed=None) -> tf.Tensor:
@@ -51,13 +56,17 @@ class Latent(keras.layers.Layer):
         q = self.posterior(logits)
         if not training:
             return q.mode()
-        return q.sample(seed=tf.cast(self.seed_generator.next(), tf.int32) if seed is None else seed)
+        z = q.sample(seed=tf.cast(self.seed_generator.next(), tf.int32) if seed is None else seed)
+        return posteriors.of(q).straight_through(z) if self.straight_through else z
 
     def build(self, input_shape):
         self.built = True
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        return {**super().get_config(), "straight_through": self.straight_through}
 
     def posterior(self, logits: tf.Tensor) -> tfd.Distribution:
         """q(z|x): batch shape (batch,), event shape (units,), from eta (batch, encoder_units)."""
@@ -167,9 +176,11 @@ class BernoulliLatent(Latent):
 
     Args:
         units: the number of bits.
+        straight_through: False for samples that pass no gradient to eta, where the layer is used alone; default True,
+            that of the mean. DiscreteVAE differentiates no samples.
 
     Raises:
-        ValueError: it is not a positive integer.
+        ValueError: `units` is not a positive integer.
 
     Example:
         >>> latent = BernoulliLatent(3)
@@ -220,9 +231,10 @@ class CategoricalLatent(Latent):
     Args:
         categories: of each variable.
         variables: how many there are.
+        straight_through: as of BernoulliLatent.
 
     Raises:
-        ValueError: one of them is not a positive integer.
+        ValueError: one of the first two is not a positive integer.
 
     Example:
         >>> latent = CategoricalLatent(categories=3, variables=2)

@@ -122,6 +122,10 @@ class Posterior:
         """The one-hot vectors of a discrete posterior, and the way there and back."""
         raise self._cannot(needed_by, "discrete, of a BernoulliLatent or CategoricalLatent.")
 
+    def straight_through(self, z: tf.Tensor) -> tf.Tensor:
+        """Samples z (..., batch, units) themselves, bit for bit; discrete ones with the gradient of the mean."""
+        return z
+
     def all_z(self, needed_by: str) -> tf.Tensor:
         """Every z that a discrete posterior can give, once: (codes, units).
 
@@ -199,6 +203,11 @@ class _Discrete(Posterior):
     """What bits and one-hot vectors share. Subclasses have `num_codes`, a Python integer of any size."""
 
     num_codes: int
+
+    def straight_through(self, z):
+        logits, to_z, _ = self.relaxation("straight_through")
+        mean = to_z(tf.nn.softmax(logits))
+        return z + (mean - tf.stop_gradient(mean))
 
     def _check_count(self, needed_by: str) -> None:
         if self.num_codes > MAX_ENUMERATED_CODES:
