@@ -1,6 +1,7 @@
 """The scikit-learn estimators."""
 
 import pickle
+import re
 
 import joblib
 import numpy as np
@@ -9,7 +10,7 @@ from helpers import one_line
 from sklearn import base, pipeline, preprocessing
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from tf_isvae import BernoulliLatent, DiscreteVAE, datasets, networks, training, zoo
+from tf_isvae import BernoulliLatent, DiscreteVAE, datasets, evaluation, networks, training, zoo
 from tf_isvae.wrappers import CodeClusterer, HashingTransformer, OutlierDetector
 
 SHAPE = (4, 4, 1)
@@ -114,6 +115,42 @@ def test_outliers_are_below_the_threshold(fitted):
 def test_the_recipe_for_search():
     hashing = HashingTransformer(latent_dim=3, recipe="hash", **SHORT).fit(IMAGES)
     assert hashing.model_.distortion == 0.1 and abs(float(hashing.model_.kl_weight) - 0.3) < 1e-6
+
+
+def test_scores(model):
+    """Regret is what fitting q to the image gains: the exact ELBO of few codes rises, and not above ln p(x)."""
+    few = DiscreteVAE(
+        networks.dense_encoder(SHAPE, 3, ()),
+        BernoulliLatent(3),
+        networks.dense_decoder(3, SHAPE, ()),
+        estimator="Enumerated",
+    )
+    bound, exact = few.elbo(IMAGES), few.log_likelihood(IMAGES)
+    regret = evaluation.typicality(few, IMAGES, "regret", num_samples=1, steps=300)
+    np.testing.assert_allclose(evaluation.typicality(few, IMAGES, "elbo"), bound, rtol=1e-5)
+    assert (regret < 1e-3).all() and (bound - regret < exact + 1e-3).all() and regret.mean() < -0.01
+    detector = OutlierDetector(few, score="regret", num_samples=1, steps=300).fit(IMAGES)
+    np.testing.assert_allclose(detector.score_samples(IMAGES), regret, atol=1e-3)
+
+
+def test_the_script_for_outliers(script, tmp_path):
+    """Black images among digits."""
+    zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=3).save(tmp_path / "model.keras")
+    np.savez(tmp_path / "black.npz", x_test=np.zeros((40, 8, 8), np.uint8))
+    arguments = ["compare_outliers.py", "model.keras", "digits", "--outliers", "black.npz", "--images", 60]
+    status, output, errors = script(*arguments, "--scores", "elbo", "regret")
+    assert status == 0, errors
+    rows = dict(re.findall(r"^\| (\w+) \| ([01]\.\d{4}) \|$", output, re.M))
+    assert list(rows) == ["elbo", "regret", "IsolationForest", "OneClassSVM"]
+    for wrong, parts in (
+        (["model.keras", "digits"], ["either --outliers or --one-class"]),
+        (["model.keras", "digits", "--one-class"], ["'model.keras'", "fc_bvae"]),
+        (["model.keras", "digits", "--outliers", "black.npz", "--scores", "far"], ["--scores is 'far'", "regret"]),
+        (["model.keras", "digits", "--outliers", "black.npz", "--images", "0"], ["--images is 0"]),
+    ):
+        status, output, errors = script("compare_outliers.py", *wrong)
+        assert (status, output) == (2, "")
+        one_line(errors, *parts)
 
 
 @pytest.mark.parametrize(

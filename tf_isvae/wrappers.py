@@ -232,7 +232,7 @@ class OutlierDetector(OutlierMixin, _Wrapper):
         model: what is trained, a row of `zoo.MODELS`; or a trained model: a DiscreteVAE, one of `zoo.names()` or a
             path, which `fit` leaves as it is.
         image_shape, verbose, others: as of HashingTransformer.
-        score, num_samples: as of evaluation.typicality.
+        score, num_samples, steps: as of evaluation.typicality.
         contamination: the share of outliers among the training images, above 0 and at most 0.5, from which the
             threshold follows.
 
@@ -247,7 +247,7 @@ class OutlierDetector(OutlierMixin, _Wrapper):
         16
     """
 
-    __init__ = _constructor("fc_bvae", score="log_likelihood", num_samples=100, contamination=0.1)
+    __init__ = _constructor("fc_bvae", score="log_likelihood", num_samples=None, steps=200, contamination=0.1)
 
     def fit(self, X, y=None) -> OutlierDetector:
         """Trains on the images X, (n, H, W, C) or (n, features), in [0, 1]. `y` is ignored.
@@ -256,7 +256,9 @@ class OutlierDetector(OutlierMixin, _Wrapper):
             TypeError, ValueError: X, or a parameter, is not as described. FileNotFoundError: there is no such model.
         """
         checks.one_of("score", self.score, evaluation.SCORES)
-        checks.integer("num_samples", self.num_samples)
+        checks.integer("steps", self.steps)
+        if self.num_samples is not None:
+            checks.integer("num_samples", self.num_samples)
         if checks.positive("contamination", self.contamination) > 0.5:
             raise ValueError(f"contamination is {self.contamination!r}; it must be above 0 and at most 0.5.")
         images = self._fit_model(X)
@@ -276,5 +278,5 @@ class OutlierDetector(OutlierMixin, _Wrapper):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def _score(self, images):
-        scores = evaluation.typicality(self.model_, images, self.score, self.num_samples, seed=self.seed)
+        scores = evaluation.typicality(self.model_, images, self.score, self.num_samples, self.steps, self.seed)
         return scores.astype(np.float64)  # as scikit-learn's detectors have it

@@ -17,6 +17,7 @@ COMMANDS = {
     "export": "a trained model as SavedModel, LiteRT and .keras files",
     "search": "the images of a folder that are most like a given one",
     "compare_retrieval": "how well bits find images of the same class, beside ITQ",
+    "compare_outliers": "how well a model finds outliers, beside scikit-learn's detectors",
     "compare_estimators": "gradient estimators on the field's protocol: a table, a figure",
     "benchmark": "speed of training and of exported models",
 }

@@ -7,21 +7,33 @@ import numpy as np
 from tf_isvae import checks
 from tf_isvae.model import DiscreteVAE, check_model
 
-SCORES = ("elbo", "log_likelihood")
+# Score -> how many draws or samples it takes by itself.
+SCORES = {"elbo": 16, "log_likelihood": 100, "regret": 2}
 
 
 def typicality(
-    model: DiscreteVAE, images, score: str = "log_likelihood", num_samples: int = 100, seed: int = 0
+    model: DiscreteVAE,
+    images,
+    score: str = "log_likelihood",
+    num_samples: int | None = None,
+    steps: int = 200,
+    seed: int = 0,
 ) -> np.ndarray:
     """A score of each image: the higher, the more it is like the training images.
 
     Args:
         model: a DiscreteVAE.
         images: (n, H, W, C) in [0, 1].
-        score: "elbo", the evidence lower bound; or "log_likelihood", the tighter bound of `num_samples` samples,
-            which is exact for at most 4,096 codes.
-        num_samples: how many draws of the model's estimator are averaged for the ELBO, or samples of the other bound.
-        seed: fixes them.
+        score: one of
+            - "elbo", the evidence lower bound.
+            - "log_likelihood", the tighter bound of several samples, which is exact for at most 4,096 codes.
+            - "regret": how much the ELBO rises if q is fitted to the image, negative. The encoder has learnt to fit q
+              to what it has seen, also where other images are simpler, and their likelihood higher (Likelihood Regret,
+              Xiao et al. 2020, arXiv:2003.02977).
+        num_samples: how many draws of the model's estimator the ELBO is the mean of, or samples of the other bound;
+            default 16 for elbo, 100 for log_likelihood, 2 for regret.
+        steps: of regret, as `refine` of DiscreteVAE.elbo.
+        seed: fixes the draws.
 
     Returns:
         (n,) float32, nats.
@@ -31,13 +43,19 @@ def typicality(
 
     Example:
         >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3)
-        >>> evaluation.typicality(model, np.zeros((5, 4, 4, 1)), "elbo", num_samples=2).shape
+        >>> evaluation.typicality(model, np.zeros((5, 4, 4, 1)), "regret", steps=50).shape
         (5,)
     """
     check_model(model)
     checks.one_of("score", score, SCORES)
-    num_samples = checks.integer("num_samples", num_samples)
+    num_samples = SCORES[score] if num_samples is None else checks.integer("num_samples", num_samples)
+    steps = checks.integer("steps", steps)
     seed = checks.integer("seed", seed, 0)
     if score == "log_likelihood":
         return model.log_likelihood(images, num_samples, seed=seed)
-    return np.mean([model.elbo(images, seed=seed * num_samples + i) for i in range(num_samples)], axis=0)
+
+    def elbo(refine):
+        draws = range(seed * num_samples, (seed + 1) * num_samples)
+        return np.mean([model.elbo(images, seed=draw, refine=refine) for draw in draws], axis=0)
+
+    return elbo(0) - elbo(steps) if score == "regret" else elbo(0)
