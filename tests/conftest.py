@@ -153,9 +153,3 @@ def apart(forks):
         return returned
 
     return run
-
-
-@pytest.fixture(scope="session")
-def two_replicas(apart):
-    """What programs/models_on_two_replicas.py found in a process of its own, with two logical devices."""
-    return apart("models_on_two_replicas", devices=2)

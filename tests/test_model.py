@@ -840,6 +840,12 @@ DISTRIBUTED = {  # images, batch size, a regulariser
 }
 
 
+@pytest.fixture(scope="module")
+def two_replicas(apart):
+    """What programs/models_on_two_replicas.py found in a process of its own, with two logical devices."""
+    return apart("models_on_two_replicas", devices=2)
+
+
 @pytest.mark.parametrize("case", list(DISTRIBUTED))
 def test_two_replicas_step_as_one(two_replicas, case):
     """The same batches on one device and on two, also if a replica has fewer images, or none."""

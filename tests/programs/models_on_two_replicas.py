@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 import test_model
 
-from tf_isvae import _private_apis, callbacks, estimators, evaluation
+from tf_isvae import callbacks, estimators, evaluation
 
 
 def train(strategy, images, batch_size, regulariser):
@@ -85,7 +85,6 @@ def main():
         results["inside"] = measure(model, images)
     results["annealing"] = float(model.kl_annealing.numpy())
 
-    results["local replicas"] = _private_apis.local_replicas(strategy)
     results["refused"] = {}
     for option in ("clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps"):
         with strategy.scope():
