@@ -33,9 +33,14 @@ def test_the_command_alone(monkeypatch, capfd):
     assert command(monkeypatch, capfd, "--version") == (0, f"tf_isvae {tf_isvae.__version__}\n", "")
     status, output, errors = command(monkeypatch, capfd, "--help")
     assert (status, errors) == (0, "") and all(f"  {name} " in output for name in commands.COMMANDS)
-    for given in ([], ["trian"]):
+    for given, hint in (([], "--help"), (["trian"], "Did you mean 'train'?")):
         status, output, errors = command(monkeypatch, capfd, *given)
-        assert (status, output) == (2, "") and errors.count("\n") == 1 and "train, evaluate, export" in errors
+        assert (
+            (status, output) == (2, "")
+            and errors.count("\n") == 1
+            and "train, evaluate, export" in errors
+            and hint in errors
+        )
 
 
 def test_every_script_runs_its_command():

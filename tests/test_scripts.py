@@ -145,6 +145,8 @@ def test_a_folder_of_images(train, tmp_path):
     status, output, errors = train(*arguments, "--batch-size", 16, "--epochs", 1, "--latent-dim", 3)
     assert (status, errors) == (0, "")
     assert "after 1 epochs, train images" in output
+    following = output.partition("\nnext:\n")[2]
+    assert "export.py" in following and "tensorboard" in following and "evaluate.py" not in following
     run_dir = tmp_path / "runs" / "fc_bvae_photos"
     model = keras.models.load_model(run_dir / "model.keras")
     assert model.image_shape == (8, 6, 1)

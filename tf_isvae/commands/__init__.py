@@ -6,6 +6,7 @@ imports what is at hand at once; NumPy, Keras and TensorFlow in functions, so th
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 
@@ -47,5 +48,7 @@ def main() -> int:
         print(*(f"  {name:20}{text}" for name, text in COMMANDS.items()), "  --version", sep="\n")
         return 0
     given = f"no command is called {name!r}" if name else "no command is given"
-    print(f"tf_isvae: error: {given}; there are {', '.join(COMMANDS)} (--help says what they do)", file=sys.stderr)
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else " --help says what they do."
+    print(f"tf_isvae: error: {given}; there are {', '.join(COMMANDS)}.{hint}", file=sys.stderr)
     return 2

@@ -104,6 +104,7 @@ def work(run) -> None:
         for file in sorted(path.glob("*.png")) or [path]:
             print(f"  {file}{'/' if file.is_dir() else ''}")
     print("\nnext:")
-    print(f"  {command_line.typed('evaluate', run_dir)}")
+    if prefix:  # without images that were held out there is nothing to evaluate on
+        print(f"  {command_line.typed('evaluate', run_dir)}")
     print(f"  {command_line.typed('export', run_dir, '--litert', 'float32')}")
     print(f"  {command_line.typed_tensorboard(run_dir / 'tensorboard')}")
