@@ -53,13 +53,17 @@ def flat(arrays):
     return np.concatenate([np.ravel(array) for array in arrays])
 
 
-def main():
+def main(cases, rest=True):
+    """Of these cases of DISTRIBUTED; and of what else test_model asks."""
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     assert strategy.num_replicas_in_sync == 2
     results = {}
-    for name, (n, batch_size, regulariser) in test_model.DISTRIBUTED.items():
+    for name in cases:
+        n, batch_size, regulariser = test_model.DISTRIBUTED[name]
         images = test_model.random_images(n)
         results[name] = [train(where, images, batch_size, regulariser) for where in (None, strategy)]
+    if not rest:
+        return results
 
     with strategy.scope():
         model = test_model.build()
