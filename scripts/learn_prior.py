@@ -20,6 +20,7 @@ import argparse
 import time
 from pathlib import Path
 
+import tf_isvae_command  # noqa: F401  (the package then waits)
 from tf_isvae import recipes
 from tf_isvae.commands import command_line
 
