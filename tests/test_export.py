@@ -32,7 +32,7 @@ from tf_isvae import (
     training,
     zoo,
 )
-from tf_isvae.export import formats, serving, signatures
+from tf_isvae.export import formats, picture, serving, signatures
 from tf_isvae.export.versions import new_version
 from tf_isvae.precision import in_precision, layers_in
 
@@ -463,7 +463,7 @@ def test_versions_go_up_and_leftovers_go_away(tiny, tmp_path):
     (folder / f".{'a' * 32}.json").write_text("half a card")
     assert export.saved_model(tiny, folder) == folder / "8"
     assert export.saved_model(tiny, str(folder)) == folder / "9"
-    kept = {"7", "8", "9", "notes", "10.bak", "unfinished-mine", "README.md", "metadata.json"}
+    kept = {"7", "8", "9", "notes", "10.bak", "unfinished-mine", "README.md", "metadata.json", "picture.png"}
     assert {path.name for path in folder.iterdir()} == kept
     assert json.loads((folder / "metadata.json").read_text())["version"] == 9
 
@@ -473,7 +473,7 @@ def test_an_export_that_fails_leaves_nothing(tiny, tmp_path):
     with new_version(folder) as staging:
         # Another export, begun while this one lasts, leaves its directory alone.
         assert export.saved_model(tiny, folder).name == "1" and staging.is_dir()
-    assert sorted(path.name for path in folder.iterdir()) == ["1", "README.md", "metadata.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "README.md", "metadata.json", "picture.png"]
     (tmp_path / "file").write_text("kept")
     for wrong in (tmp_path / "file", tmp_path / "file" / "models"):
         with pytest.raises(OSError):
@@ -484,7 +484,7 @@ def test_an_export_that_fails_leaves_nothing(tiny, tmp_path):
 
 
 def test_files_of_others_are_not_overwritten(tiny, tmp_path):
-    for name, text in (("README.md", "# My project"), ("metadata.json", "{}")):
+    for name, text in (("README.md", "# My project"), ("metadata.json", "{}"), ("picture.png", "")):
         folder = tmp_path / name[0]
         folder.mkdir()
         (folder / name).write_text(text)
@@ -497,7 +497,7 @@ def test_files_of_others_are_not_overwritten(tiny, tmp_path):
 def test_two_at_once_and_twenty_killed(tmp_path, apart):
     """Two processes export at once; then 20 are killed at random moments of their writing: whole versions only."""
     codes, at_once, unfinished, names = apart("killed_exports", tmp_path / "models")
-    assert codes == [0, 0] and at_once == [*"123456", "README.md", "metadata.json"]
+    assert codes == [0, 0] and at_once == [*"123456", "README.md", "metadata.json", "picture.png"]
     print(f"{unfinished} of 20 were killed while they wrote")
     assert unfinished >= 3, "hardly any export was killed while it wrote: the test shows nothing"
     versions = [name for name in names if name.isdecimal()]
@@ -514,7 +514,7 @@ def test_two_at_once_and_twenty_killed(tmp_path, apart):
         )
     tf.saved_model.load(str(tmp_path / "models" / versions[-1]))
     # Only the last one killed may have left something behind: an unfinished version, or a file of the card.
-    assert len(set(names) - set(versions) - {"README.md", "metadata.json"}) <= 1
+    assert len(set(names) - set(versions) - {"README.md", "metadata.json", "picture.png"}) <= 1
 
 
 # --- Cards.
@@ -563,7 +563,11 @@ def test_the_card(run_dir, tmp_path):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         assert card["files"][name] == {"bytes": path.stat().st_size, "sha256": digest}
         assert f"| 1/{name} | {path.stat().st_size} | {digest} |" in text
-    assert "# digits, version 1" in text and "| val_loss | 12.25 |" in text and card["training"]["command"] in text
+    assert (
+        "# digits, version 1" in text
+        and "| val_loss | 12.25 | test | -ELBO, nats an image |" in text
+        and card["training"]["command"] in text
+    )
     assert "The SavedModel refuses NaN, values outside the range" in text and "LiteRT has no assertions" in text
     assert "somebody" not in text + json.dumps(card)
 
@@ -581,14 +585,15 @@ def test_a_name_cannot_leave_its_place_on_the_card(tiny, tmp_path, dataset, show
     """The card as a Markdown reader of others' (markdown-it, with tables as on GitHub) finds it."""
     folder = tmp_path / "# a `folder` | of *mine*"
     config = {"model": "fc_bvae", "dataset": dataset, "recipe": "best"}
-    metrics = {"val_loss": 1.5, "a | b\n\n# c": "`d"}
+    metrics = {"val_loss": 1.5, "test_ln_p_kind": "`d | e\n\n# f", "of one's own": 3}
     export.saved_model(tiny, folder, config, metrics, warmup=False)
     tokens = markdown_it.MarkdownIt("commonmark").enable("table").parse((folder / "README.md").read_text())
     headings = [tokens[i + 1] for i, token in enumerate(tokens) if token.type == "heading_open"]
     texts = ["".join(part.content for part in heading.children) for heading in headings]
-    sections = ["Model", "Training", "Figures", "Signatures", "Files", "Packages"]
+    sections = ["Model", "Training", "Figures", "Use", "Signatures", "Files", "Licence", "Packages"]
     assert texts == ["# a `folder` | of *mine*, version 1", *sections]
-    (block,) = [token.content for token in tokens if token.type == "fence"]
+    block, *snippets = [token.content for token in tokens if token.type == "fence"]
+    assert len(snippets) == 2  # there are no files in other formats
     (name,) = [option for option in shlex.split(block) if option in (dataset, Path(dataset).name)]
     assert block == f"python scripts/train.py --model fc_bvae --dataset {shlex.quote(name)} --recipe best\n"
     spans = [part.content for token in tokens for part in token.children or () if part.type == "code_inline"]
@@ -600,8 +605,35 @@ def test_a_name_cannot_leave_its_place_on_the_card(tiny, tmp_path, dataset, show
         elif token.type == "tr_close":
             rows.append(tuple(cells))
             cells = []
-    assert ("a | b # c", "`d") in rows and ("val_loss", "1.5") in rows and ("precision", "float32") in rows
-    assert {len(row) for row in rows} == {2, 3}
+    assert ("test_ln_p_kind", "`d | e # f", "test", "which of the two") in rows and ("precision", "float32") in rows
+    assert ("val_loss", "1.5", "test", "-ELBO, nats an image") in rows
+    assert {len(row) for row in rows} == {2, 3, 4} and "one's own" not in {row[0] for row in rows}
+
+
+def test_the_picture_of_a_card(tmp_path):
+    """Images and what the model makes of them, enlarged by a whole factor, in rows; else samples of the model."""
+    model = dense(BernoulliLatent(2), (6, 5, 3))
+    graphs = signatures.signatures(model)
+    images = np.random.default_rng(0).random((12, 6, 5, 3), np.float32)
+    content, shows, ground = picture.draw(graphs, images)
+    pixels = np.asarray(Image.open(io.BytesIO(content)))
+    assert pixels.shape == (2 * 64 - 4, 10 * 54 - 4, 3) and "codes decoded" in shows and ground is None
+    decoded = model.decode(model.encode(images[:10]))
+    for row, shown in enumerate((images[:10], decoded)):
+        for column in (0, 9):
+            tile = pixels[64 * row : 64 * row + 60, 54 * column : 54 * column + 50]
+            np.testing.assert_allclose(tile[::10, ::10] / 255, shown[column], atol=0.6 / 255)
+            assert (tile == tile[::10, ::10].repeat(10, 0).repeat(10, 1)).all()
+    samples, shows, _ = picture.draw(graphs, None)
+    assert "Samples" in shows and np.asarray(Image.open(io.BytesIO(samples))).shape == (60, 10 * 54 - 4, 3)
+    digit = np.zeros((1, 5, 5, 1))
+    digit[0, 1:4, 2] = 1
+    assert (picture.ground(digit), picture.ground(1 - digit)) == ("light on dark", "dark on light")
+    export.saved_model(
+        model, tmp_path / "dark", examples=images * 0.01 + np.pad(np.ones((4, 3, 3)), [(1, 1), (1, 1), (0, 0)]) * 0.9
+    )
+    (line,) = [line for line in (tmp_path / "dark" / "README.md").read_text().splitlines() if "Expects" in line]
+    assert line == "Expects images of shape (6, 5, 3) with values in [0, 1], light on dark, as in this picture."
 
 
 def test_a_row_is_all_that_a_format_takes(run_dir, tmp_path, script, monkeypatch):
@@ -751,7 +783,7 @@ def test_the_script(script, run_dir, tmp_path):
     status, output, errors = script("export.py", run_dir)
     folder = tmp_path / "exported_models" / "a run"
     assert (status, errors) == (0, "")
-    names = [str(path.relative_to(tmp_path)) for path in (folder / "1", folder / "README.md", folder / "metadata.json")]
+    names = [str((folder / name).relative_to(tmp_path)) for name in ("1", "README.md", "metadata.json", "picture.png")]
     assert output.splitlines() == names
     again = script("export.py", run_dir / "model.keras", "--to", folder.relative_to(tmp_path))
     assert again == (0, output.replace("/1", "/2"), "")
@@ -768,6 +800,7 @@ def test_the_script_with_litert(script, run_dir, tmp_path):
         "1",
         "README.md",
         "metadata.json",
+        "picture.png",
         "out.tflite",
         "out_int8.tflite",
     }

@@ -25,7 +25,19 @@ ORDER = (
     *("wrappers", "search", "export", "commands"),
 )
 # The same within export/.
-EXPORT = ("bad_input", "signatures", "versions", "serving", "litert", "formats", "card", "saved_model", "folder")
+EXPORT = (
+    "bad_input",
+    "signatures",
+    "versions",
+    "serving",
+    "litert",
+    "formats",
+    "picture",
+    "usage",
+    "card",
+    "saved_model",
+    "folder",
+)
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tf_isvae").rglob("*.py"))
 COMMANDS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tf_isvae" / "commands").glob("[a-z]*.py"))
 

@@ -8,12 +8,13 @@
 
 Writes a SavedModel as the folder's next version, for TensorFlow, TensorFlow Serving and its C API; with --litert, files
 for LiteRT beside the versions; with --keras, the .keras file that `zoo.load` reads; and a card of them all: README.md,
-metadata.json. int8 is calibrated on images of the run's training data, or of --calibration. --round-weights is for
-every file: the matrices' float32 values are rounded to those of bfloat16, and the zeros at their ends compressed away.
-(A model trained in mixed_bfloat16 has never multiplied by more.) The card says so.
+metadata.json, picture.png. int8 is calibrated on images of the run's training data, or of --calibration.
+--round-weights is for every file: the matrices' float32 values are rounded to those of bfloat16, and the zeros at their
+ends compressed away. (A model trained in mixed_bfloat16 has never multiplied by more.) The card says so.
 """
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from tf_isvae.commands import command_line
@@ -59,16 +60,20 @@ def prepare(arguments: argparse.Namespace) -> tuple:
     if arguments.round_weights:
         precision.round_matrices(trained.model)
     config = trained.config or {}
-    images = None
+    images = examples = None
+    data_dir = getattr(arguments, "data_dir", config.get("data_dir"))
     if any(export.FORMATS[name].needs_images for name in chosen):
         dataset = getattr(arguments, "calibration", config.get("dataset"))
         if dataset is None:
             raise ValueError("int8 needs images of the kind that will be encoded: name a data set with --calibration.")
-        data_dir = getattr(arguments, "data_dir", config.get("data_dir"))
         images = evaluation.images_for(trained.model, dataset, "train", data_dir, config.get("binarize"), 500)[0]
     elif hasattr(arguments, "calibration"):
         raise ValueError(f"--calibration {arguments.calibration} is for --litert int8 only; add that, or leave it out.")
-    return trained, folder, chosen, images
+    elif "dataset" in config:  # for the picture of the card, which shows samples of the model if the data is not here
+        with contextlib.suppress(ValueError, OSError):
+            read = (config["dataset"], "train", data_dir, config.get("binarize"), 100)
+            examples = evaluation.images_for(trained.model, *read)[0]
+    return trained, folder, chosen, {"calibration": images, "examples": examples}
 
 
 def work(prepared: tuple) -> None:
@@ -76,6 +81,6 @@ def work(prepared: tuple) -> None:
 
     trained, folder, chosen, images = prepared
     with command_line.quiet():
-        written = export.to_folder(trained.model, folder, chosen, trained.config, trained.metrics, calibration=images)
+        written = export.to_folder(trained.model, folder, chosen, trained.config, trained.metrics, **images)
     for path in written:
         print(path)

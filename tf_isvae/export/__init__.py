@@ -7,7 +7,9 @@ The rooms, each of which uses those above it:
     serving       what TensorFlow Serving takes beside a SavedModel
     litert        LiteRT files
     formats       the table of the files that stand beside the versions
-    card          README.md and metadata.json
+    picture       what the model expects, and what it makes of it
+    usage         Python for each format
+    card          README.md, metadata.json and picture.png
     saved_model   the next version, with its card
     folder        all of it
 """

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tf_isvae import checks
-from tf_isvae.export import card
+from tf_isvae.export import card, litert
 from tf_isvae.export.formats import FORMATS
-from tf_isvae.export.saved_model import saved_model
+from tf_isvae.export.saved_model import write_version
 from tf_isvae.model import DiscreteVAE, check_model
 
 
@@ -23,6 +23,7 @@ def to_folder(
     metrics: dict | None = None,
     *,
     calibration: np.ndarray | None = None,
+    examples: np.ndarray | None = None,
 ) -> list[Path]:
     """Writes the model in several formats, the next version of its SavedModel, and a card of them all.
 
@@ -32,10 +33,12 @@ def to_folder(
         formats: names in `export.FORMATS`: "keras", "litert-float32" ...
         config, metrics: of the run, for the card, as of `saved_model`.
         calibration: for formats that need them ("litert-int8"), images (n, H, W, C) in [0, 1] of the kind that will be
-            encoded; 100 to 1,000 do.
+            encoded; 100 to 1,000 do. The card says of how many of them the file gives the model's codes.
+        examples: images of the same kind, for the picture of the card; default the calibration images, or samples of
+            the model.
 
     Returns:
-        The paths of the files and of the version, then of README.md and metadata.json.
+        The paths of the files and of the version, then of README.md, metadata.json and picture.png.
 
     Raises:
         ValueError: an unknown format, or calibration images that are missing, or that no format needs.
@@ -44,7 +47,7 @@ def to_folder(
     Example:
         >>> model = zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=4)
         >>> [path.name for path in export.to_folder(model, "exported/small", ["keras"])]
-        ['small.keras', '1', 'README.md', 'metadata.json']
+        ['small.keras', '1', 'README.md', 'metadata.json', 'picture.png']
     """
     check_model(model)
     rows = [FORMATS[checks.one_of("format", name, FORMATS)] for name in formats]
@@ -56,5 +59,11 @@ def to_folder(
     card.check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [row.write_beside(model, folder, calibration) for row in rows]
-    written.append(saved_model(model, folder, config, metrics))
-    return [*written, folder / card.README, folder / card.METADATA]
+    quantized = {
+        path.name: {"images": len(calibration), "codes_equal": litert.share_of_codes(path, model, calibration)}
+        for path, row in zip(written, rows, strict=True)
+        if row.needs_images
+    }
+    examples = calibration if examples is None else examples
+    written.append(write_version(model, folder, config, metrics, examples=examples, quantized=quantized))
+    return [*written, folder / card.README, folder / card.METADATA, folder / card.PICTURE]

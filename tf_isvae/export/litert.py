@@ -110,6 +110,19 @@ def run_every_signature(content: bytes, graphs: dict) -> None:
                     raise RuntimeError(f"{name} of the LiteRT file gives values of {key} that are not finite.")
 
 
+def share_of_codes(path: Path, model: DiscreteVAE, images: np.ndarray) -> float:
+    """The share of entries of the images' codes that a LiteRT file gives as the model does (in float32).
+
+    Real codes count as equal if they differ by at most a hundredth.
+    """
+    images = checks.images("images", images, model.image_shape)
+    encode = _interpreter_class()(model_path=str(path), num_threads=1).get_signature_runner("encode")
+    found = np.concatenate([encode(images=images[i : i + 100])["codes"] for i in range(0, len(images), 100)])
+    expected = in_precision(model, "float32").encode(images)
+    tolerance = 0 if model.latent.code_values is not None else 0.01
+    return float((np.abs(found - expected) <= tolerance).mean())
+
+
 def _interpreter_class() -> type:
     try:
         from ai_edge_litert.interpreter import Interpreter

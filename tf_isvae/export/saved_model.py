@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tf_isvae.export import card, serving, versions
+import numpy as np
+
+from tf_isvae import checks
+from tf_isvae.export import card, picture, serving, versions
 from tf_isvae.export.signatures import signatures, write
 from tf_isvae.model import DiscreteVAE, check_model
 from tf_isvae.precision import in_precision
@@ -19,11 +22,12 @@ def saved_model(
     *,
     warmup: bool | None = None,
     precision: str | None = "float32",
+    examples: np.ndarray | None = None,
 ) -> Path:
     """Writes the model as the next version of its SavedModel.
 
     The signatures are those of `tf_isvae.export.signatures`. A version appears whole or not at all, and two exports
-    at once get two versions. README.md and metadata.json in the folder, the card, describe the newest.
+    at once get two versions. README.md, metadata.json and picture.png in the folder, the card, describe the newest.
 
     Args:
         model: a DiscreteVAE.
@@ -34,6 +38,8 @@ def saved_model(
             the package tensorflow-serving-api; default: if that is installed.
         precision: what the networks compute in, whatever they were trained in: "float32" or "mixed_bfloat16"; None for
             the model's own.
+        examples: images (n, H, W, C) in [0, 1] of the kind that the model was trained on, for the picture of the card;
+            default: samples of the model.
 
     Returns:
         The path of the version.
@@ -41,7 +47,7 @@ def saved_model(
     Raises:
         TypeError: `model` is not a DiscreteVAE, or `config` or `metrics` is not a dict.
         ValueError: `precision` is none of these.
-        FileExistsError: `folder` is a file, or holds a README.md or metadata.json of another kind.
+        FileExistsError: `folder` is a file, or holds a README.md, metadata.json or picture.png of another kind.
         OSError: it cannot be written.
         ModuleNotFoundError: `warmup` is True, and tensorflow-serving-api is not installed.
         RuntimeError: a warm-up request fails. Every server would refuse the model.
@@ -54,7 +60,23 @@ def saved_model(
         >>> encode(images=tf.zeros((5, 8, 8, 1)))["codes"].shape
         TensorShape([5, 4])
     """
+    return write_version(model, folder, config, metrics, warmup, precision, examples)
+
+
+def write_version(
+    model: DiscreteVAE,
+    folder: str | os.PathLike,
+    config: dict | None,
+    metrics: dict | None,
+    warmup: bool | None = None,
+    precision: str | None = "float32",
+    examples: np.ndarray | None = None,
+    quantized: dict[str, dict] | None = None,
+) -> Path:
+    """`saved_model`, with what is known of quantized files beside the versions, for the card."""
     check_model(model)
+    if examples is not None:
+        examples = checks.images("examples", examples, model.image_shape)
     if warmup:
         serving.require("warm-up requests")
     for name, value in (("config", config), ("metrics", metrics)):
@@ -68,9 +90,10 @@ def saved_model(
         write(model, graphs, staging)
         if warmup or (warmup is None and serving.available()):
             serving.write_warmup(staging, folder.resolve().name)
-        description = card.describe(model, graphs, staging, config, metrics)
+        description = card.describe(model, graphs, staging, config, metrics, quantized)
+        drawn = picture.draw(graphs, examples)
         # One at a time, so that the card is that of the newest version.
         with versions.lock(folder):
             version = versions.commit(staging, folder)
-            card.write(folder, int(version.name), description)
+            card.write(folder, int(version.name), description, drawn)
     return version

@@ -93,5 +93,5 @@ def _remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
     # Half a card. Cards are written under the folder's lock, which is held here.
     for path in folder.iterdir():
-        if files.is_leftover(path) and path.suffix in (".json", ".md"):
+        if files.is_leftover(path) and path.suffix in (".json", ".md", ".png"):
             path.unlink()
