@@ -102,18 +102,23 @@ def report(model, before, shown, near, seconds: float, arguments: argparse.Names
 
     if hasattr(arguments, "to"):
         precision.round_matrices(model)
-    figures = {"-ELBO": -model.elbo(shown, seed=0).mean()}
-    if arguments.refine:
-        first = shown[: arguments.first]
-        figures[f"-ELBO of the first {len(first)}"] = -model.elbo(first, seed=0).mean()
-        figures["the same, refined"] = -model.elbo(first, seed=0, refine=arguments.refine).mean()
+    figures = {}
+
+    def show(name: str, value: float) -> None:
+        figures[name] = value
+        print(f"{name:28}{value:>14.6g}", flush=True)
+
+    show("parameters of the prior", model.prior.count_params())
+    show("seconds", round(seconds))
+    show("-ELBO", -model.elbo(shown, seed=0).mean())
     after = model.generate(1000, seed=0)
     for name, samples in (("before", before), ("after", after)):
         if near[1] is not None:
-            figures[f"like one class, {name}"] = evaluation.share_like_one_class(samples, *near)
-    figures |= {"parameters of the prior": model.prior.count_params(), "seconds": round(seconds)}
-    for name, value in figures.items():
-        print(f"{name:28}{value:>14.6g}")
+            show(f"like one class, {name}", evaluation.share_like_one_class(samples, *near))
+    if arguments.refine:
+        first = shown[: arguments.first]
+        show(f"-ELBO of the first {len(first)}", -model.elbo(first, seed=0).mean())
+        show("the same, refined", -model.elbo(first, seed=0, refine=arguments.refine).mean())
     if hasattr(arguments, "figure"):
         plotting.image_rows({"before": before[:20], "after": after[:20]}, arguments.figure)
     if hasattr(arguments, "to"):

@@ -138,7 +138,7 @@ def names() -> list[str]:
 
     Example:
         >>> [name for name in zoo.names() if name.startswith("fc_bvae")]
-        ['fc_bvae_fashion_mnist', 'fc_bvae_mnist']
+        ['fc_bvae_ar_mnist', 'fc_bvae_fashion_mnist', 'fc_bvae_mnist']
     """
     return sorted(_trained())
 
