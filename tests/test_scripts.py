@@ -64,14 +64,14 @@ def test_what_a_run_shows(finished):
     done, run_dir = finished
     lines = done.stdout.splitlines()
     assert lines[0] == "fc_bvae on digits, recipe best: starting TensorFlow"
-    shown = {line[:15].strip(): line[15:] for line in lines[1:6]}
+    shown = {line[:15].strip(): line[15:] for line in lines[1:7]}
     dense = 64 * 1024 + 1024 + 1024 * 6 + 6
     parameters = dense + 6 * 1024 + 1024 + 1024 * 64 + 64
     assert shown["data"] == "digits: 1,437 training and 360 test images of 8x8x1"
     assert shown["model"].startswith(f"fc_bvae: latent 6, {parameters:,} parameters, ")
     assert shown["steps"] == "15 epochs of 5, batch 300, learning rate 0.001, cosine"
     assert (shown["estimator"], shown["run directory"]) == ("DisARM", str(run_dir))
-    epochs = lines[6 : 6 + EPOCHS]
+    epochs = lines[7 : 7 + EPOCHS]
     number = r" +-?\d+\.\d\d  "
     pattern = rf"epoch +(\d+)/15  -ELBO{number}test{number}KL{number}\d+\.\d s(  \d+ s left)?"
     assert [int(re.fullmatch(pattern, line)[1]) for line in epochs] == [*range(1, EPOCHS + 1)]

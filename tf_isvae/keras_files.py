@@ -5,11 +5,14 @@ A .keras file is a zip archive of metadata.json, config.json and model.weights.h
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import os
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -26,6 +29,9 @@ _LARGEST_JSON = 16 * 1024**2
 _LARGEST_RATIO = 64
 # HDF5's own tables: so many bytes for each data set, and for the file.
 _HDF5_OVERHEAD = 16 * 1024
+
+# Settings of layers and initializers that Keras 3.13 and later write, and 3.12 refuses. None is what 3.12 does.
+_NEWER_SETTINGS = ("quantization_config", "input_axes", "output_axes")
 
 
 def write(model: DiscreteVAE, path: str | os.PathLike) -> None:
@@ -71,6 +77,8 @@ def read(path: str | os.PathLike) -> DiscreteVAE:
             damaged = archive.testzip() if members <= _MEMBERS and not oversized else None
             known = "config.json" in members and not oversized
             config = json.loads(archive.read("config.json")) if known else {}
+            metadata = json.loads(archive.read("metadata.json")) if known and "metadata.json" in members else {}
+            newer = metadata.get("keras_version") != keras.version()
         lambda_layer = "Lambda" in _class_names(config)
     except Exception as error:  # a damaged file may fail anywhere in zipfile, its codecs, HDF5 and json
         raise ValueError(f"{path} is damaged, or of another kind ({_line(error)}); {what}.") from None
@@ -85,9 +93,28 @@ def read(path: str | os.PathLike) -> DiscreteVAE:
     if lambda_layer:
         raise ValueError(f"{path} has a Lambda layer, which could run any code; it is not loaded.")
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        with _as_before(path, config) if newer else contextlib.nullcontext(path) as readable:
+            return keras.models.load_model(readable, compile=False, safe_mode=True)
     except Exception as error:  # an altered file may fail anywhere in Keras
         raise ValueError(f"{path} cannot be loaded ({_line(error)}); {what}.") from None
+
+
+@contextlib.contextmanager
+def _as_before(path: Path, config: dict) -> Iterator[Path]:
+    """A copy of the file without the settings of newer versions of Keras that change nothing."""
+
+    def reduced(value):
+        if isinstance(value, dict):
+            kept = {key: reduced(item) for key, item in value.items()}
+            return {key: item for key, item in kept.items() if key not in _NEWER_SETTINGS or item is not None}
+        return [reduced(item) for item in value] if isinstance(value, list) else value
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        with zipfile.ZipFile(path) as whole, zipfile.ZipFile(copy, "w") as written:
+            for name in whole.namelist():
+                written.writestr(name, json.dumps(reduced(config)) if name == "config.json" else whole.read(name))
+        yield copy
 
 
 def _oversized(archive: zipfile.ZipFile) -> str | None:
