@@ -16,6 +16,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import tensorflow as tf
+import tensorflow_probability as tfp
 from helpers import ROOT, needs_bfloat16, one_line
 from PIL import Image
 
@@ -447,6 +448,29 @@ def test_scores_average_to_the_enumerated_elbo(latent):
     assert (np.abs(samples.mean(axis=1) - expected) < 5 * samples.std(axis=1) / 4000**0.5).all()
 
 
+class TFPLatent(BernoulliLatent):
+    """Bits whose posterior is TFP's own."""
+
+    def posterior(self, logits):
+        bits = tfp.distributions.Bernoulli(logits=tf.cast(logits, tf.float32), dtype=tf.float32)
+        return tfp.distributions.Independent(bits, 1)
+
+
+def test_a_latent_of_ones_own_is_exported(tmp_path):
+    """What needs no samples, in every format; it was refused as a whole."""
+    model = dense(TFPLatent(5))
+    images = np.random.default_rng(0).random((40, *model.image_shape), np.float32)
+    export.to_folder(model, tmp_path / "own", ["litert-float32", "litert-int8"], calibration=images)
+    export.saved_model(model, tmp_path / "own")  # with a picture of samples
+    loaded = tf.saved_model.load(str(tmp_path / "own" / "2")).signatures
+    assert set(loaded) == {"encode", "serving_default", "serve", "decode", "reconstruct"}
+    np.testing.assert_array_equal(loaded["encode"](images=tf.constant(images))["codes"], model.encode(images))
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
+    for name in ("own.tflite", "own_int8.tflite"):
+        encode = interpreter.Interpreter(str(tmp_path / "own" / name), num_threads=1).get_signature_runner("encode")
+        assert (encode(images=images)["codes"] == model.encode(images)).mean() > 0.9
+
+
 # --- Versions.
 
 
@@ -614,7 +638,7 @@ def test_the_picture_of_a_card(tmp_path):
     model = dense(BernoulliLatent(2), (6, 5, 3))
     graphs = signatures.signatures(model)
     images = np.random.default_rng(0).random((12, 6, 5, 3), np.float32)
-    content, shows, ground = picture.draw(graphs, images)
+    content, shows, ground = picture.draw(model, graphs, images)
     pixels = np.asarray(Image.open(io.BytesIO(content)))
     assert pixels.shape == (2 * 64 - 4, 10 * 54 - 4, 3) and "codes decoded" in shows and ground is None
     decoded = model.decode(model.encode(images[:10]))
@@ -623,7 +647,7 @@ def test_the_picture_of_a_card(tmp_path):
             tile = pixels[64 * row : 64 * row + 60, 54 * column : 54 * column + 50]
             np.testing.assert_allclose(tile[::10, ::10] / 255, shown[column], atol=0.6 / 255)
             assert (tile == tile[::10, ::10].repeat(10, 0).repeat(10, 1)).all()
-    samples, shows, _ = picture.draw(graphs, None)
+    samples, shows, _ = picture.draw(model, graphs, None)
     assert "Samples" in shows and np.asarray(Image.open(io.BytesIO(samples))).shape == (60, 10 * 54 - 4, 3)
     digit = np.zeros((1, 5, 5, 1))
     digit[0, 1:4, 2] = 1

@@ -151,6 +151,11 @@ class Posterior:
         """The independent factors, one for each entry of a code, as a batch (batch, code_units)."""
         raise self._cannot(needed_by, "Bits, OneHots or Gaussian: their factors are known.")
 
+    @property
+    def takes_noise(self) -> bool:
+        """Whether `sample_from` makes samples of this kind."""
+        return type(self).sample_from is not Posterior.sample_from
+
     def sample_from(self, uniform: tf.Tensor, needed_by: str) -> tf.Tensor:
         """A sample (n, units) made from uniform numbers in (0, 1), (n, units), and operations that LiteRT has."""
         raise self._cannot(

@@ -198,7 +198,7 @@ def _readme(card: dict) -> str:
         "## Signatures\n",
         "`encode` is also `serving_default` and `serve`, the defaults of TensorFlow Serving and Keras. "
         "A row's seed alone determines its noise. In LiteRT files, `noise` float32 "
-        "(n, units), uniform in (0, 1), takes the place of `seed`.\n",
+        "(n, units), uniform in (0, 1), takes the place of `seed`, and there is no `encode_png`.\n",
         _table(("signature", "inputs", "outputs"), rows),
         f"{bad_input.SAVED_MODEL} {bad_input.LITERT}\n",
         "## Files\n",
@@ -207,8 +207,8 @@ def _readme(card: dict) -> str:
             [(name, file["bytes"], file["sha256"]) for name, file in {**in_version, **beside}.items()],
         ),
         *(
-            f"Of the codes of {found['images']} training images, {_code(name)} gives {found['codes_equal']:.4g} as the "
-            "model does.\n"
+            f"{_code(name)} gives {found['codes_equal']:.2%} of the entries of the codes of {found['images']} training "
+            "images as the model does.\n"
             for name, found in card["quantized"].items()
         ),
         "## Licence\n",

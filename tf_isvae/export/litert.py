@@ -47,7 +47,7 @@ def litert(model: DiscreteVAE, path: str | os.PathLike, quantize: str | None = N
         The path.
 
     Raises:
-        TypeError: `model` is not a DiscreteVAE, or its latent cannot be sampled with LiteRT's operations.
+        TypeError: `model` is not a DiscreteVAE.
         ValueError: a wrong argument, or a model that built-in operations cannot express.
         ImportError: ai-edge-litert, which runs the file, is not installed.
         OSError: the file cannot be written.
@@ -149,7 +149,9 @@ def _convert(model: DiscreteVAE, graphs: dict, quantize: str | None, calibration
             graph = _analysis(converter.convert())
             floating = _operations(graph) - _INTEGER_OPS
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.representative_dataset = lambda: _calibration_feeds(model, calibration)
+            converter.representative_dataset = lambda: (
+                (name, feed) for name, feed in _calibration_feeds(model, calibration) if name in graphs
+            )
             # The debugger is the public way to keep some operations in floating point.
             options = tf.lite.experimental.QuantizationDebugOptions(
                 denylisted_ops=sorted(floating), denylisted_nodes=_nodes_of_eta(model, graph)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from tf_isvae.model import DiscreteVAE
+
 COLUMNS = 10
 _TILE, _GAP = 60, 4  # pixels: an image is enlarged to about that, and stands so far from the next
 
 
-def draw(graphs: dict, examples: np.ndarray | None) -> tuple[bytes, str, str | None]:
+def draw(model: DiscreteVAE, graphs: dict, examples: np.ndarray | None) -> tuple[bytes, str, str | None]:
     """The picture of a model, by its own signatures.
 
     Args:
+        model: a DiscreteVAE.
         graphs: `signatures(model)`.
         examples: images (n, H, W, C) in [0, 1] of the kind that it was trained on; None to show samples of the model.
 
@@ -20,8 +23,11 @@ def draw(graphs: dict, examples: np.ndarray | None) -> tuple[bytes, str, str | N
         A PNG; what it shows; and "light on dark" or "dark on light" if the images are so, else None.
     """
     if examples is None:
-        seed = np.stack([np.arange(COLUMNS), np.zeros(COLUMNS)], axis=1).astype(np.int32)
-        images = graphs["generate"](tf.constant(seed))["images"].numpy()
+        if "generate" in graphs:  # which has been traced
+            seed = np.stack([np.arange(COLUMNS), np.zeros(COLUMNS)], axis=1).astype(np.int32)
+            images = graphs["generate"](tf.constant(seed))["images"].numpy()
+        else:
+            images = model.generate(COLUMNS, seed=0)
         return _png([images]), "Samples of the model, which look like what it was trained on", ground(images)
     shown = examples[:COLUMNS].astype(np.float32)
     decoded = graphs["reconstruct"](tf.constant(shown))["images"].numpy()

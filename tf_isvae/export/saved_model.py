@@ -91,7 +91,7 @@ def write_version(
         if warmup or (warmup is None and serving.available()):
             serving.write_warmup(staging, folder.resolve().name)
         description = card.describe(model, graphs, staging, config, metrics, quantized)
-        drawn = picture.draw(graphs, examples)
+        drawn = picture.draw(model, graphs, examples)
         # One at a time, so that the card is that of the newest version.
         with versions.lock(folder):
             version = versions.commit(staging, folder)

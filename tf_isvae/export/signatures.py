@@ -72,8 +72,9 @@ def signatures(model: DiscreteVAE, for_litert: bool = False) -> dict[str, tf.typ
         model: a DiscreteVAE.
         for_litert: True for graphs that take `noise` instead of `seed`, and clip bad input instead of refusing it.
 
-    Raises:
-        TypeError: the posterior cannot be sampled from uniform noise.
+    Returns:
+        `generate` and `score` are left out if the latent is of one's own and its posterior cannot be sampled from
+        uniform noise.
     """
     latent, likelihood = model.latent, model.likelihood
     image_shape = tuple(model.image_shape)
@@ -142,6 +143,9 @@ def signatures(model: DiscreteVAE, for_litert: bool = False) -> dict[str, tf.typ
         scaled = tf.ensure_shape(tf.cast(shown, tf.float32) / 255, (None, *image_shape))
         return bad_input.even_of_no_rows(encode, [scaled])
 
+    sampling = {}
+    if posteriors.of(latent.prior()).takes_noise:
+        sampling = {"generate": graph(generate, noise), "score": graph(score, images, noise)}
     files = {}
     if not for_litert and image_shape[-1] in (1, 3):
         image_bytes = Input(tf.TensorSpec((None,), tf.string, name="image_bytes"))
@@ -152,8 +156,7 @@ def signatures(model: DiscreteVAE, for_litert: bool = False) -> dict[str, tf.typ
         **files,
         "decode": graph(decode, codes),
         "reconstruct": graph(reconstruct, images),
-        "generate": graph(generate, noise),
-        "score": graph(score, images, noise),
+        **sampling,
     }
 
 
