@@ -22,7 +22,7 @@ from tf_isvae import (
 )
 
 SHAPE = (2, 2, 1)
-CLUSTERING = ("accuracy", "matched_accuracy", "nmi", "classes_found", "clusters")
+CLUSTERING = ("accuracy", "matched_accuracy", "nmi", "ari", "classes_found", "clusters")
 IMAGES = np.random.default_rng(0).random((16, *SHAPE), np.float32)
 
 
@@ -214,12 +214,70 @@ def test_code_statistics_of_categories_and_of_data_sets():
 def test_clustering():
     labels = np.array([0, 0, 0, 1, 1, 2])
     same = evaluation.clustering(np.array([5, 5, 5, 3, 3, 9]), labels)
-    assert same == {"accuracy": 1.0, "matched_accuracy": 1.0, "nmi": 1.0, "classes_found": 3, "clusters": 3}
+    assert same == {"accuracy": 1.0, "matched_accuracy": 1.0, "nmi": 1.0, "ari": 1.0, "classes_found": 3, "clusters": 3}
     # Class 0 in two clusters: pure, but only one of them can stand for it.
     split = evaluation.clustering(np.array([[0, 1], [0, 1], [1, 1], [2, 0], [2, 0], [3, 0]]), labels)
     assert split["accuracy"] == 1.0 and split["matched_accuracy"] == pytest.approx(5 / 6) and split["nmi"] < 1
     one = evaluation.clustering(np.zeros(6, int), labels)
     assert one["accuracy"] == 0.5 and one["nmi"] == pytest.approx(0) and one["classes_found"] == 1
+
+
+def test_clusters_beside_k_means():
+    """On three kinds of images that differ in all pixels, k-means finds the kinds; the model knows two of them."""
+    rng = np.random.default_rng(0)
+    kinds = np.stack([np.zeros((2, 2, 1)), np.ones((2, 2, 1)), np.diag([1.0, 1.0])[..., None]])
+    labels = np.repeat([0, 1, 2], 20)
+    images = (0.8 * kinds[labels] + 0.2 * rng.random((60, 2, 2, 1))).astype(np.float32)
+    encoder = networks.dense_encoder((2, 2, 1), 3, ())
+    # Category 0 if the corner beside the diagonal is dark and the diagonal too, else 1 or 2 by the corner.
+    encoder.set_weights([10 * np.array([[-1, 1, 1], [0, 2, -2], [0, 0, 0], [-1, 1, 1.0]]), np.array([8.0, -10, 0])])
+    model = DiscreteVAE(encoder, CategoricalLatent(3), networks.dense_decoder(3, (2, 2, 1), ()))
+    found = evaluation.compare_clusterings(model, (images, labels), (images, None), seeds=2)
+    assert found["categories"]["ari"] == found["k-means on pixels"]["ari"] == 1.0
+    shown = evaluation.templates(model, images, count=2, neighbours=3)
+    assert [template.share for template in shown] == pytest.approx([1 / 3] * 2) and len(shown) == 2
+    for template in shown:
+        np.testing.assert_allclose(template.image, model.decode([template.code])[0], rtol=1e-6)
+        distances = np.square(images - template.image).sum((1, 2, 3))
+        np.testing.assert_array_equal(template.nearest, np.argsort(distances, kind="stable")[:3])
+    bits = DiscreteVAE(encoder, BernoulliLatent(3), networks.dense_decoder(3, (2, 2, 1), ()))
+    for call, parts in (
+        (lambda: evaluation.templates(bits, images), ["are no clusters"]),
+        (lambda: evaluation.templates(model, images, neighbours=61), ["neighbours is 61", "at most 60"]),
+        (lambda: evaluation.compare_clusterings(model, (images, None), (images, None)), ["test has no labels"]),
+        (lambda: evaluation.compare_clusterings(model, (images, labels[1:]), (images, None)), ["one label for each"]),
+        (
+            lambda: evaluation.compare_clusterings(model, (images, labels), (images, None), {"one": bits}),
+            ["codes of one are no real numbers", "fc_vae"],
+        ),
+    ):
+        with pytest.raises(ValueError) as error:
+            call()
+        one_line(error, *parts)
+
+
+def test_the_script_shows_clusters(script, tmp_path):
+    zoo.build("fc_cvae", image_shape=(8, 8, 1), latent_dim=5).save(tmp_path / "model.keras")
+    zoo.build("fc_vae", image_shape=(8, 8, 1), latent_dim=2).save(tmp_path / "real.keras")
+    command = ["evaluate.py", "model.keras", "--dataset", "digits"]
+    given = ["--clusters", "--beside", "real.keras", "--picture", "templates.png", "--to", "figures.json"]
+    status, output, errors = script(*command, *given)
+    assert (status, errors) == (0, "")
+    rows = [line.split(" | ") for line in output.splitlines()[2:]]
+    assert [row[0] for row in rows] == [
+        "| categories",
+        "| k-means on pixels",
+        "| k-means on the means of real.keras",
+    ]
+    assert {"templates.png", "figures.json"} < {path.name for path in tmp_path.iterdir()}
+    for wrong, parts in (
+        (["--picture", "a.png"], ["are for --clusters"]),
+        (["--clusters", "--picture", "a.jpg"], ["a.jpg", ".png"]),
+        (["--clusters", "--beside", "model.keras"], ["codes of model.keras are no real numbers"]),
+    ):
+        status, output, errors = script(*command, *wrong)
+        assert (status, output) == (2, "")
+        one_line(errors, *parts)
 
 
 def test_retrieval():

@@ -4,10 +4,14 @@
     python scripts/evaluate.py runs/fc_bvae_mnist --to runs/fc_bvae_mnist/evaluation.json    for the card of an export
     python scripts/evaluate.py fc_bvae_mnist                 a trained model of the zoo, on the test images of its data
     python scripts/evaluate.py model.keras --dataset fashion_mnist
+    python scripts/evaluate.py fc_cvae_mnist --clusters --picture templates.png
 
 -ELBO, ln p(x) (exact if the codes can be enumerated, otherwise the bound of 100 samples), use of the codes, gradient
 variance; and if the data has labels, how well categories match them, or how well bits find images of the same label,
 and how many samples of the prior look like one class. tf_isvae.evaluation.evaluate says what each figure is.
+
+--clusters measures categories as clusters instead, beside k-means on pixels (and, with --beside, on the means of
+Gaussian VAEs), of as many clusters, five starts: ACC (Hungarian matching), NMI, ARI, purity.
 """
 
 import argparse
@@ -23,16 +27,24 @@ def make_parser() -> command_line.Parser:
     add("--dataset", help="as scripts/train.py takes; default that of the run")
     add("--data-dir", help="where TFDS keeps its data sets")
     add("--to", help="a JSON file to write the figures to as well")
+    add("--clusters", action="store_true", default=False, help="categories as clusters, beside k-means")
+    add("--beside", nargs="+", metavar="MODEL", help="with --clusters: trained models with Gaussian latents")
+    add("--picture", help="with --clusters: a PNG of the ten largest, and the test images nearest to each")
     return parser
 
 
 def prepare(arguments: argparse.Namespace) -> tuple:
-    """The model, the images to evaluate it on, and the file to write to, or None."""
-    from tf_isvae import evaluation, training
+    """The model, the images to evaluate it on, the file to write to or None, and what --clusters needs or None."""
+    from tf_isvae import evaluation, plotting, training, zoo
 
     to = getattr(arguments, "to", None)
     if to and not Path(to).resolve().parent.is_dir():
         raise FileNotFoundError(f"--to is {to}; it must lie in a folder that exists: make it, or choose another.")
+    beside, picture = getattr(arguments, "beside", ()), getattr(arguments, "picture", None)
+    if (beside or picture) and not arguments.clusters:
+        raise ValueError("--beside and --picture are for --clusters; add that, or leave them out.")
+    if picture:
+        plotting.check_path(picture)
     trained = training.read_trained(arguments.source)
     config = trained.config or {}
     dataset = getattr(arguments, "dataset", config.get("dataset"))
@@ -43,15 +55,42 @@ def prepare(arguments: argparse.Namespace) -> tuple:
     if dataset == config.get("dataset"):  # no image of another one was trained on
         held_out = {"validation_split": config.get("validation_split"), "validation_seed": config.get("seed", 0)}
     data = evaluation.data_for(trained.model, dataset, data_dir, config.get("binarize"), **held_out)
-    return trained.model, data, to
+    if not arguments.clusters:
+        return trained.model, data, to, None
+    # These refuse what cannot be compared.
+    gaussians = {name: zoo.load(name) for name in beside}
+    figures = evaluation.compare_clusterings(trained.model, **data, gaussians=gaussians)
+    return trained.model, data, to, (figures, picture)
 
 
 def work(prepared: tuple) -> None:
     from tf_isvae import evaluation, files
 
-    model, data, to = prepared
+    model, data, to, clusters = prepared
+    if clusters is not None:
+        show_clusters(model, data["test"][0], to, *clusters)
+        return
     figures = evaluation.evaluate(model, **data)
     for name, value in figures.items():
         print(f"{name:28}{value:>22.6g}" if isinstance(value, float) else f"{name:28}{value:>22}")
     if to:
         files.write_json(to, figures)
+
+
+def show_clusters(model, images, to: str | None, figures: dict, picture: str | None) -> None:
+    import numpy as np
+
+    from tf_isvae import evaluation, files, plotting
+
+    print("| clusters | how many | ACC | NMI | ARI | purity |\n|---|---|---|---|---|---|")
+    for name, found in figures.items():
+        values = [found[figure] for figure in ("matched_accuracy", "nmi", "ari", "accuracy")]
+        print(f"| {name} | {found['clusters']:g} | {' | '.join(f'{value:.3f}' for value in values)} |")
+    if to:
+        files.write_json(to, figures)
+    if picture:
+        rows = {}
+        for template in evaluation.templates(model, images, neighbours=min(9, len(images))):
+            label = f"{', '.join(map(str, template.code))}: {template.share:.1%}"
+            rows[label] = np.concatenate([template.image[None], images[template.nearest]])
+        plotting.image_rows(rows, picture, "left: what the category stands for; then the nearest test images")

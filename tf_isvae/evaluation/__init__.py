@@ -3,7 +3,7 @@
 `evaluate` measures all of it on a data set.
 """
 
-from tf_isvae.evaluation.clusters import clustering
+from tf_isvae.evaluation.clusters import Template, clustering, compare_clusterings, templates
 from tf_isvae.evaluation.codes import code_statistics
 from tf_isvae.evaluation.gradients import (
     estimator_bias,
@@ -18,8 +18,10 @@ from tf_isvae.evaluation.report import data_for, detail, evaluate, images_for
 
 __all__ = [
     "SCORES",
+    "Template",
     "clustering",
     "code_statistics",
+    "compare_clusterings",
     "data_for",
     "detail",
     "estimator_bias",
@@ -31,6 +33,7 @@ __all__ = [
     "ranking",
     "retrieval",
     "share_like_one_class",
+    "templates",
     "typicality",
     "variance_by_certainty",
 ]
