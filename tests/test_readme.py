@@ -33,7 +33,14 @@ def test_every_file_it_shows_exists():
 
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/*.md", "exported_models/*/README.md", "scripts/*.py", "tf_isvae/commands/*.py")
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "docs/guides/*.md",
+        "exported_models/*/README.md",
+        "scripts/*.py",
+        "tf_isvae/commands/*.py",
+    )
     for path in ROOT.glob(pattern)
 )
 

@@ -75,7 +75,7 @@ _PAPER = {  # section 6 of the paper, for all models
 _BEST = {name: value for name, value in _PAPER.items() if name != "estimator"}
 _BITS = {**_BEST, "batch_size": 256, "schedule": "cosine", "start_at_mean": True}
 # Tuned for retrieval on held-out training images (docs/guides/search.md has the figures), not for the likelihood.
-_HASH = {**_BITS, "kl_weight": 0.3, "distortion": 0.1, "epochs": 40}
+_HASH = {**_BITS, "kl_weight": 0.3, "distortion": 0.1, "epochs": 25}
 _ANNEALED = {**_BEST, "schedule": "cosine", "kl_start": 30.0}
 
 
