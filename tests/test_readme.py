@@ -19,9 +19,10 @@ def test_readme_has_blocks():
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_block_runs(number, tmp_path, monkeypatch):
+def test_block_runs(number, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     exec(compile(BLOCKS[number], f"README block {number + 1}", "exec"), {"__name__": "__main__"})
+    assert not [record.getMessage() for record in caplog.records if "retracing" in record.getMessage()]
 
 
 def test_every_file_it_shows_exists():
