@@ -436,6 +436,8 @@ def name_of(likelihood: Likelihood) -> str:
 def default(channels: int) -> str:
     """The name of the likelihood for images of so many channels: the paper's for grey images, one for colour else.
 
+    docs/colour.md has the figures that chose it.
+
     Example:
         >>> likelihoods.default(1)
         'Bernoulli'
