@@ -114,7 +114,8 @@ def check(likelihood) -> None:
     """Raises TypeError if it is no likelihood."""
     if not isinstance(likelihood, Likelihood):
         raise TypeError(
-            f"likelihood is {likelihood!r}; it must be an object of tf_isvae.likelihoods, or the name of one."
+            f"likelihood is {likelihood!r}; it must be an object of tf_isvae.likelihoods, or the name of one; one of "
+            "your own is a subclass of likelihoods.Likelihood with `log_prob` and `mean`."
         )
 
 
