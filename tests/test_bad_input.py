@@ -308,7 +308,7 @@ CALLS = {
                 ("estimator", "estimators", (3, estimators.DisARM)),
                 ("estimator", "ImportanceSampling", ("bernoulli", "ARMS:1.5")),
                 ("likelihood", "object of tf_isvae.likelihoods", (3, likelihoods.Bernoulli)),
-                ("likelihood", "subclass of likelihoods.Likelihood with `log_prob` and `mean`", (object(),)),
+                ("likelihood", "subclass of likelihoods.Likelihood with `log_prob` and `mean`", (2.5,)),
                 ("likelihood", "Gaussian:SCALE", ("bernoulli", "Bernoulli:1", "Gaussian:pixel", "Gaussian:nan")),
                 ("seed", "integer", ("a", 1.5, True)),
             )
