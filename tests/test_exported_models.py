@@ -182,8 +182,9 @@ def test_a_name_of_the_zoo_is_evaluated_on_the_data_of_its_card(small, monkeypat
     monkeypatch.setenv(zoo.MODELS_VARIABLE, str(small.parent))
     monkeypatch.chdir(tmp_path)
     for source in ("small", str(small)):
-        model, data, to = evaluate.prepare(evaluate.make_parser().parse_args([source]))
-        assert {name: len(images) for name, (images, _) in data.items()} == {"train": 1437, "test": 360} and to is None
+        model, data, to, clusters = evaluate.prepare(evaluate.make_parser().parse_args([source]))
+        assert {name: len(images) for name, (images, _) in data.items()} == {"train": 1437, "test": 360}
+        assert to is None and clusters is None
     figures = training.read_trained("small").metrics
     assert -model.elbo(data["test"][0], seed=0).mean() == pytest.approx(figures["test_neg_elbo"], rel=1e-5)
 
