@@ -151,7 +151,7 @@ def write(model, images, figures: dict, arguments: argparse.Namespace) -> None:
     import tempfile
 
     from tf_isvae import keras_files
-    from tf_isvae.export import card, signatures
+    from tf_isvae.export import card, picture, signatures
 
     folder = Path(arguments.to)
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,10 +167,11 @@ def write(model, images, figures: dict, arguments: argparse.Namespace) -> None:
     if "like one class, after" in figures:
         metrics["samples_like_one_class"] = float(figures["like one class, after"])
     with tempfile.TemporaryDirectory() as nothing:
-        description = card.describe(model, signatures.signatures(model), Path(nothing), None, metrics)
+        graphs = signatures.signatures(model)
+        description = card.describe(model, graphs, Path(nothing), None, metrics)
     command = shlex.join(["python", "scripts/learn_prior.py", *sys.argv[1:]])
     description["training"] = {"command": command, "config": {"dataset": arguments.dataset, "binarize": None}}
-    card.write(folder, 1, description)
+    card.write(folder, 1, description, picture.draw(model, graphs, images))
 
 
 if __name__ == "__main__":

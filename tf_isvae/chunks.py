@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from tf_isvae import checks
 
@@ -63,6 +62,8 @@ def _of_data_set(batches: tf.data.Dataset, image_shape: tuple[int, int, int]) ->
             progress.update(len(batch))
 
 
-def _progress(total: int | None) -> tqdm.tqdm:
+def _progress(total: int | None):
+    import tqdm  # which `import tf_isvae` does not need
+
     shown = keras.config.is_interactive_logging_enabled()
     return tqdm.tqdm(total=total, unit=" images", delay=PATIENCE, disable=not shown, leave=False)
