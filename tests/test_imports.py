@@ -22,7 +22,7 @@ ORDER = (
     ),
     *("priors", "networks", "distortion", "model", "fitting", "precision"),
     *("keras_files", "zoo", "optimizers", "datasets", "evaluation", "callbacks", "plotting", "training"),
-    *("wrappers", "search", "export", "commands"),
+    *("speed", "wrappers", "search", "export", "commands"),
 )
 # The same within export/.
 EXPORT = (

@@ -5,20 +5,20 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from tf_isvae import networks, zoo
+from tf_isvae import networks, speed, zoo
 from tf_isvae.commands import benchmark, compare_estimators
 
 
 def test_multiplications_of_a_training_step():
     """By hand: forward, by weights, by inputs; neither images nor sampled codes need the last."""
     dense = 784 * 1024 + 1024 * 50
-    assert benchmark.training_multiplications(zoo.build("fc_bvae")) == 3 * 2 * dense - 784 * 1024 - 50 * 1024
+    assert speed.training_multiplications(zoo.build("fc_bvae")) == 3 * 2 * dense - 784 * 1024 - 50 * 1024
     first = 14 * 14 * 32 * 9
     convolutions = first + 49 * 64 * 32 * 9 + 16 * 64 * 64 * 9 + 4 * 128 * 64 * 9
     # 50 bits, rounded up to 13 channels of 2x2; a transposed convolution multiplies at every input pixel.
     transposed = 4 * 13 * 64 * 9 + 16 * 64 * 64 * 9 + 49 * 64 * 32 * 9 + 196 * 32 * 9
     forward = convolutions + 512 * 50 + 50 * 52 + transposed
-    assert benchmark.training_multiplications(zoo.build("cnn_bvae")) == 3 * forward - first - 50 * 52
+    assert speed.training_multiplications(zoo.build("cnn_bvae")) == 3 * forward - first - 50 * 52
 
 
 def test_bare_products_are_those_of_the_encoder():

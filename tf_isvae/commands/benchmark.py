@@ -39,48 +39,6 @@ def make_parser() -> command_line.Parser:
     return parser
 
 
-def matmul_rate(dtype: str, size: int = 2048) -> float:
-    """Multiply-adds per second, times 2, of size x size matrix products: the best of 5 times 10."""
-    import tensorflow as tf
-
-    matrix = tf.cast(tf.random.stateless_normal((size, size), seed=(0, 0)), dtype)
-    product = tf.function(tf.matmul)
-    product(matrix, matrix).numpy()
-    best = math.inf
-    for _ in range(5):
-        began = time.perf_counter()
-        for _ in range(10):
-            result = product(matrix, matrix)
-        result.numpy()
-        best = min(best, (time.perf_counter() - began) / 10)
-    return 2 * size**3 / best
-
-
-def multiplications(network) -> list[int]:
-    """Multiply-adds of each layer's forward pass for one image, first layer first."""
-    import keras
-
-    counts = []
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.Dense):
-            counts.append(math.prod(layer.kernel.shape))
-        elif isinstance(layer, keras.layers.Conv2DTranspose):  # a subclass of none of the others
-            counts.append(math.prod(layer.kernel.shape) * math.prod(layer.input.shape[1:3]))
-        elif isinstance(layer, keras.layers.Conv2D):
-            counts.append(math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:3]))
-    return counts
-
-
-def training_multiplications(model) -> int:
-    """Multiply-adds of one training step for one image.
-
-    Each layer multiplies three times: forward, for the gradient with respect to its weights, and for that with respect
-    to its inputs. The first layers of encoder and decoder have no third: images and sampled z need no gradient.
-    """
-    encoder, decoder = multiplications(model.encoder), multiplications(model.decoder)
-    return 3 * (sum(encoder) + sum(decoder)) - encoder[0] - decoder[0]
-
-
 def images_per_second(model, arguments: argparse.Namespace) -> float:
     """Of `model.fit`, in the fastest of --epochs epochs of --steps steps."""
     import keras
@@ -147,7 +105,7 @@ def best_seconds(calls: dict, seconds: float = 1.0) -> dict[str, float]:
 def benchmark_training(arguments: argparse.Namespace) -> None:
     import keras
 
-    from tf_isvae import estimators, optimizers, zoo
+    from tf_isvae import estimators, optimizers, speed, zoo
 
     print("| model | precision | images/s | ms/step | GFLOP/s | matrix products | fraction | to float32 |")
     print("|---|---|---|---|---|---|---|---|")
@@ -157,15 +115,15 @@ def benchmark_training(arguments: argparse.Namespace) -> None:
             keras.config.set_dtype_policy(precision)
             model = zoo.build(name, estimator=estimators.ImportanceSampling())
             model.compile(optimizer=optimizers.Adam(1e-3))
-            before = matmul_rate(dtype)
-            speed = images_per_second(model, arguments)
-            rate = max(before, matmul_rate(dtype))
-            reached = 2 * training_multiplications(model) * speed
-            milliseconds = 1e3 * arguments.batch_size / speed
-            float32_speed = float32_speed or speed
+            before = speed.matmul_rate(dtype)
+            images = images_per_second(model, arguments)
+            rate = max(before, speed.matmul_rate(dtype))
+            reached = 2 * speed.training_multiplications(model) * images
+            milliseconds = 1e3 * arguments.batch_size / images
+            float32_speed = float32_speed or images
             print(
-                f"| {name} | {precision} | {speed:.0f} | {milliseconds:.1f} | {reached / 1e9:.0f} "
-                f"| {rate / 1e9:.0f} | {reached / rate:.2f} | {speed / float32_speed:.2f} |",
+                f"| {name} | {precision} | {images:.0f} | {milliseconds:.1f} | {reached / 1e9:.0f} "
+                f"| {rate / 1e9:.0f} | {reached / rate:.2f} | {images / float32_speed:.2f} |",
                 flush=True,
             )
 
@@ -192,7 +150,7 @@ def benchmark_formats(name: str, images, folder: Path) -> tuple[list[str], list[
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
-    from tf_isvae import export, zoo
+    from tf_isvae import export, speed, zoo
 
     model = zoo.build(name)
     version = export.saved_model(model, folder / name)
@@ -206,11 +164,11 @@ def benchmark_formats(name: str, images, folder: Path) -> tuple[list[str], list[
             "bare": functools.partial(bare, batch),
             "predict": functools.partial(model.predict, batch, batch_size=size, verbose=0),
         }
-        speed = {key: size / seconds for key, seconds in best_seconds(calls).items()}
-        share = 2 * sum(multiplications(model.encoder)) * speed["encode"] / matmul_rate("float32")
+        rates = {key: size / seconds for key, seconds in best_seconds(calls).items()}
+        share = 2 * sum(speed.multiplications(model.encoder)) * rates["encode"] / speed.matmul_rate("float32")
         saved_rows.append(
-            f"| {name} | {size} | {speed['encode']:.0f} | {speed['encode'] / speed['bare']:.2f} "
-            f"| {speed['encode'] / speed['predict']:.1f} | {share:.2f} |"
+            f"| {name} | {size} | {rates['encode']:.0f} | {rates['encode'] / rates['bare']:.2f} "
+            f"| {rates['encode'] / rates['predict']:.1f} | {share:.2f} |"
         )
     size = sum(file.stat().st_size for file in version.rglob("*") if file.is_file())
     litert_rows = [f"| {name} | SavedModel | {size / 1e6:.2f} | | |"]

@@ -1,0 +1,68 @@
+"""How fast this machine multiplies matrices, and how much of that a model's own multiplications need."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import keras
+import tensorflow as tf
+
+from tf_isvae.model import DiscreteVAE
+
+
+def matmul_rate(dtype: str, size: int = 2048) -> float:
+    """Multiply-adds per second, times 2, of size x size matrix products: the best of 5 times 10.
+
+    On the device of the scope, tf.device("GPU:1"), or on TensorFlow's first.
+
+    Example:
+        >>> from tf_isvae import speed
+        >>> speed.matmul_rate("float32", size=64) > 0
+        True
+    """
+    matrix = tf.cast(tf.random.stateless_normal((size, size), seed=(0, 0)), dtype)
+    product = tf.function(tf.matmul)
+    product(matrix, matrix).numpy()
+    best = math.inf
+    for _ in range(5):
+        began = time.perf_counter()
+        for _ in range(10):
+            result = product(matrix, matrix)
+        result[0, 0].numpy()  # waits for the device; the whole matrix would take its time to come from a GPU
+        best = min(best, (time.perf_counter() - began) / 10)
+    return 2 * size**3 / best
+
+
+def multiplications(network: keras.Model) -> list[int]:
+    """Multiply-adds of each layer's forward pass for one image, first layer first.
+
+    Example:
+        >>> from tf_isvae import speed
+        >>> speed.multiplications(networks.dense_encoder((8, 8, 1), 5, hidden=(10,)))
+        [640, 50]
+    """
+    counts = []
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dense):
+            counts.append(math.prod(layer.kernel.shape))
+        elif isinstance(layer, keras.layers.Conv2DTranspose):  # a subclass of none of the others
+            counts.append(math.prod(layer.kernel.shape) * math.prod(layer.input.shape[1:3]))
+        elif isinstance(layer, keras.layers.Conv2D):
+            counts.append(math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:3]))
+    return counts
+
+
+def training_multiplications(model: DiscreteVAE) -> int:
+    """Multiply-adds of one training step for one image, with one decoder evaluation.
+
+    Each layer multiplies three times: forward, for the gradient with respect to its weights, and for that with respect
+    to its inputs. The first layers of encoder and decoder have no third: images and sampled z need no gradient.
+
+    Example:
+        >>> from tf_isvae import speed
+        >>> speed.training_multiplications(zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=5))
+        353280
+    """
+    encoder, decoder = multiplications(model.encoder), multiplications(model.decoder)
+    return 3 * (sum(encoder) + sum(decoder)) - encoder[0] - decoder[0]
