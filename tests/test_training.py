@@ -26,6 +26,7 @@ from tf_isvae.precision import cap_below_bfloat16, multiplies_bfloat16
 from tf_isvae.training import RECIPES, Config, progress, run, run_directory
 from tf_isvae.training.recorder import Recorder
 from tf_isvae.training.run_directory import RunDirectory, claim_numbered
+from tf_isvae.training.tensorboard import Events
 
 STEPS = 3  # an epoch: 1,437 digits in batches of 500
 
@@ -213,6 +214,36 @@ def test_tensorboard_shows_the_history(finished):
                 if value.tag == "epoch_loss":
                     values[event.step] = float(tf.make_ndarray(value.tensor))
         np.testing.assert_allclose([values[i] for i in sorted(values)], [row[name] for row in rows], rtol=1e-6)
+
+
+def test_tensorboard_gets_samples_of_the_prior(finished):
+    """After each epoch of a short run; the last are those of the final figure, from weights read back."""
+    metrics, run_dir = finished
+    (path,) = (run_dir / "tensorboard" / "samples").glob("events*")
+    pictures = {}
+    for record in tf.data.TFRecordDataset(str(path)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            assert value.tag == "prior samples"
+            pictures[event.step] = tf.io.decode_png(value.tensor.string_val[2]).numpy()
+    assert sorted(pictures) == list(range(metrics["epochs"]))
+    model = keras.models.load_model(run_dir / "model.keras")
+    samples = model.generate(100, seed=json.loads((run_dir / "config.json").read_text())["seed"])
+    left, top = (samples.shape[2] + 8) * 3, (samples.shape[1] + 8) * 9  # the tile of sample 93
+    tile = pictures[metrics["epochs"] - 1][top : top + samples.shape[1], left : left + samples.shape[2]]
+    expected = np.broadcast_to(255 * samples[93], tile.shape)
+    assert np.abs(tile - expected).max() < 1
+    assert (pictures[0] != pictures[metrics["epochs"] - 1]).any()
+
+
+def test_pictures_stay_when_the_events_of_the_history_are_written_anew(tmp_path):
+    directory = RunDirectory(tmp_path, True)
+    for epoch in range(2):
+        with Events(directory) as events:
+            events.write(epoch, {"loss": 1.0})
+            events.write_picture(epoch, "samples", np.zeros((4, 4, 3), np.uint8))
+    counts = {part: len(list((tmp_path / "tensorboard" / part).iterdir())) for part in ("train", "samples")}
+    assert counts == {"train": 1, "samples": 2}
 
 
 @needs_bfloat16

@@ -45,7 +45,8 @@ def stateless_seed(seed) -> tf.Tensor:
 class Prior(keras.layers.Layer):
     """What the priors share: they are made for a latent, and sampled from uniform noise.
 
-    A prior of one's own defines `_make`, `log_prob` and `sample_from`; and `kl`, if that has a closed form.
+    A prior of one's own defines `_make`, `log_prob` and `sample_from`; and `kl`, if that has a closed form, with
+    `kl_per_unit`, if the entries are independent.
     """
 
     def __init__(self, **kwargs):
@@ -106,6 +107,13 @@ class Prior(keras.layers.Layer):
         """KL(q(z|x) || p(z)) in closed form: (batch,) nats. None if there is none, and ln p(z) must be sampled."""
         return None
 
+    def kl_per_unit(self, q: tfd.Distribution) -> tf.Tensor | None:
+        """The KL of each bit, categorical variable or Gaussian, (batch, code_units) nats, of which `kl` is the sum.
+
+        None if it is no such sum, since the entries of z depend on each other.
+        """
+        return None
+
     def sample_from(self, uniform: tf.Tensor) -> tf.Tensor:
         """Samples z (n, units) made from uniform numbers in (0, 1), (n, units), and operations that LiteRT has."""
         raise NotImplementedError(f"{type(self).__name__} must define sample_from(uniform).")
@@ -143,6 +151,9 @@ class Uniform(Prior):
     def kl(self, q):
         return self._built_for().kl(q)
 
+    def kl_per_unit(self, q):
+        return self._built_for().kl_per_unit(q)
+
     def sample(self, n, seed):
         return self._built_for().prior().sample(checks.integer("sample: n", n), seed=stateless_seed(seed))[:, 0]
 
@@ -176,6 +187,9 @@ class Factorized(Prior):
 
     def kl(self, q):
         return tfd.kl_divergence(q, self._distribution())
+
+    def kl_per_unit(self, q):
+        return tfd.kl_divergence(*(posteriors.of(each).factors("kl_per_unit") for each in (q, self._distribution())))
 
     def sample_from(self, uniform):
         return posteriors.of(self._distribution()).sample_from(uniform, "export")

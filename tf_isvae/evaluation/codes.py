@@ -20,7 +20,8 @@ def code_statistics(model: DiscreteVAE, images) -> dict[str, int | np.ndarray]:
         A dict of
         - active_units: how many entries of the posterior mean have a variance over the images above 0.01
           (Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519).
-        - kl_per_unit: float (code_units,), nats: the KL of each bit, categorical variable or Gaussian.
+        - kl_per_unit: float (code_units,), nats: the KL of each bit, categorical variable or Gaussian; not for a prior
+          in which they depend on each other, since the KL then has no such parts.
         - codes_used: how many different codes the modes of the images' posteriors are.
         - usage: Bernoulli: (units,), the share of ones; Categorical: (variables, categories), the share of images in
           each category; not for Gaussian latents.
@@ -46,13 +47,13 @@ def code_statistics(model: DiscreteVAE, images) -> dict[str, int | np.ndarray]:
         q = latent.posterior(logits)
         codes.append(latent.codes(logits).numpy())
         means.append(q.mean().numpy())
-        kls.append(latent.kl_per_unit(q).numpy())
+        kls.append(model.prior.kl_per_unit(q))
     if not codes:
         raise ValueError("images come as a data set without any batch; it must have at least 1.")
     codes, means = np.concatenate(codes), np.concatenate(means).astype(np.float64)
     return {
         "active_units": int((means.var(axis=0) > 0.01).sum()),
-        "kl_per_unit": np.concatenate(kls).mean(axis=0),
+        **({} if kls[0] is None else {"kl_per_unit": np.concatenate(kls).mean(axis=0)}),
         "codes_used": len(np.unique(codes, axis=0)),
         **latent.usage(codes),
     }

@@ -17,8 +17,9 @@ def gradient_variance(
 ) -> float:
     """The variance of the estimated gradient (paper, figures 6 and 12), in nats squared per encoder parameter.
 
-    The gradient is that of the batch mean of E_q[ln p(x|z)] with respect to one encoder weight. Its variance is taken
-    over `draws` estimates on the same images with fresh noise, and averaged over all encoder weights and biases.
+    The gradient is that of the batch mean of E_q[ln p(x|z)] with respect to one encoder weight; of E_q[ln p(x|z) +
+    ln p(z)] if the prior's KL has no closed form, since the estimator is then given that. Its variance is taken over
+    `draws` estimates on the same images with fresh noise, and averaged over all encoder weights and biases.
 
     Args:
         model: a DiscreteVAE, on which no weight changes.
@@ -195,9 +196,10 @@ def variance_by_certainty(model: DiscreteVAE, images, draws: int = 100) -> dict[
 
 
 def _gradient_function(model, images, estimator):
-    """A compiled function from (seed, draw), integers, to one estimate of the gradient of E_q[ln p(x|z)], flattened.
+    """A compiled function from (seed, draw), integers, to one estimate of the gradient of E_q[f(z)], flattened.
 
-    The gradient is that of the mean over `images` with respect to the encoder's weights.
+    f is what training gives the estimator: ln p(x|z), with ln p(z) if the prior's KL has no closed form. The gradient
+    is that of the mean over `images` with respect to the encoder's weights.
     Raises ValueError if all of them are frozen.
     """
     estimators.check(estimator, model.latent)
@@ -208,12 +210,16 @@ def _gradient_function(model, images, estimator):
         )
     images = tf.constant(checks.images("images", images, model.image_shape))
 
+    log_likelihood = model.log_likelihood_of(images)
+
     @tf.function(autograph=False)
     def gradient(seed, draw):
         noise = tf.random.experimental.stateless_fold_in(tf.stack([seed, 0]), draw)
         with tf.GradientTape() as tape:
             posterior = model.latent.posterior(model.encoder(images, training=False))
-            surrogate = tf.reduce_mean(estimator(posterior, model.log_likelihood_of(images), noise).surrogate)
+            sampled = model.prior.kl(posterior) is None
+            f = (lambda z: log_likelihood(z) + model.prior.log_prob(z)) if sampled else log_likelihood
+            surrogate = tf.reduce_mean(estimator(posterior, f, noise).surrogate)
         return _flat(tape, surrogate, weights)
 
     return gradient

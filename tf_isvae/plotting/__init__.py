@@ -4,7 +4,16 @@ Drawn with matplotlib's objects alone: no pyplot, so no global state and no disp
 """
 
 from tf_isvae.plotting.curves import compare_curves, training_curves
-from tf_isvae.plotting.mosaics import image_grid, image_rows, reconstructions
+from tf_isvae.plotting.mosaics import grid, image_grid, image_rows, reconstructions
 from tf_isvae.plotting.png import check_path, save
 
-__all__ = ["check_path", "compare_curves", "image_grid", "image_rows", "reconstructions", "save", "training_curves"]
+__all__ = [
+    "check_path",
+    "compare_curves",
+    "grid",
+    "image_grid",
+    "image_rows",
+    "reconstructions",
+    "save",
+    "training_curves",
+]

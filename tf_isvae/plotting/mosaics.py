@@ -102,6 +102,23 @@ def image_rows(rows: Mapping[str, np.ndarray], path: str | os.PathLike, title: s
     _draw_rows(rows, max(lengths.values()), _GAP, path, title)
 
 
+def grid(images, columns: int = 10) -> np.ndarray:
+    """Images side by side as one image, pixel by pixel, with no title and no enlargement: uint8 (height, width, 3).
+
+    Args:
+        images: (n, H, W, C) in [0, 1], as in `image_grid`.
+        columns: the number of images in a row; the last row may have fewer.
+
+    Raises:
+        TypeError, ValueError: the images or the columns are not as described.
+
+    Example:
+        >>> plotting.grid(np.zeros((25, 8, 8, 1)), columns=5).shape  # with gaps of 8 pixels
+        (72, 72, 3)
+    """
+    return _mosaic(_as_rgb("images", images), checks.integer("columns", columns))
+
+
 def _as_rgb(name: str, images) -> np.ndarray:
     """The images as uint8 (n, H, W, 3)."""
     images = checks.images(name, images)
@@ -140,15 +157,21 @@ def _draw_rows(rows: Mapping[str, np.ndarray], columns: int, gap: int, path, tit
     _draw_mosaic(np.concatenate(stack, axis=1)[:, :-gap], columns, path, title, centres)
 
 
-def _draw_mosaic(tiles: np.ndarray, columns: int, path, title: str | None, centres: Mapping[str, float]) -> None:
-    """Draws rows of tiles, uint8 (n, H, W, 3). `centres`: the labels of a row, and how many pixels below its top."""
+def _mosaic(tiles: np.ndarray, columns: int) -> np.ndarray:
+    """Rows of tiles, uint8 (n, H, W, 3), as one image."""
     n, h, w, _ = tiles.shape
     columns = min(n, columns)
     rows = -(-n // columns)
     cells = np.full((rows * columns, h + _GAP, w + _GAP, 3), 255, np.uint8)
     cells[:n, :h, :w] = tiles
     mosaic = cells.reshape(rows, columns, h + _GAP, w + _GAP, 3).swapaxes(1, 2)
-    mosaic = mosaic.reshape(rows * (h + _GAP), columns * (w + _GAP), 3)[:-_GAP, :-_GAP]
+    return mosaic.reshape(rows * (h + _GAP), columns * (w + _GAP), 3)[:-_GAP, :-_GAP]
+
+
+def _draw_mosaic(tiles: np.ndarray, columns: int, path, title: str | None, centres: Mapping[str, float]) -> None:
+    """Draws rows of tiles, uint8 (n, H, W, 3). `centres`: the labels of a row, and how many pixels below its top."""
+    h, rows = tiles.shape[1], -(-len(tiles) // columns)
+    mosaic = _mosaic(tiles, columns)
 
     # Everything is placed in whole pixels and the mosaic is copied as it is: an Axes would resample it. A
     # power of two for the dpi makes the figure's size in inches exact too.

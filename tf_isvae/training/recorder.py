@@ -9,7 +9,7 @@ from pathlib import Path
 
 import keras
 
-from tf_isvae import files
+from tf_isvae import files, plotting
 from tf_isvae.model import DiscreteVAE
 from tf_isvae.training import checkpoints
 from tf_isvae.training.run_directory import RunDirectory
@@ -21,10 +21,15 @@ from tf_isvae.training.workers import Workers
 CHECKPOINT_SHARE = 0.01
 # and inside an epoch if, besides, the last one is older than this.
 SAVE_AFTER_SECONDS = 300
+# TensorBoard gets samples of the prior about so many times in a run, and at its end; so many samples.
+SAMPLE_TIMES = 20
+SAMPLES = 100
 
 
 class Recorder(keras.callbacks.Callback):
     """Writes history.csv, timing.csv, TensorBoard events and checkpoints, and goes back to a checkpoint.
+
+    TensorBoard also gets samples of the prior, every few epochs.
 
     It records whatever is in the logs at the end of an epoch: put the callbacks that add to them before it.
 
@@ -60,6 +65,7 @@ class Recorder(keras.callbacks.Callback):
         self._running_means = checkpoints.RunningMeans(model)
         self._restored_means = None
         self._events = None
+        self._epochs = 0  # of the whole run
 
     @property
     def step(self) -> int:
@@ -87,6 +93,7 @@ class Recorder(keras.callbacks.Callback):
                 **options,
             )
 
+        self._epochs = epochs
         self._began = self._saved = time.monotonic()
         with self.stop_request.listening(), Events(self.directory) as self._events:
             for epoch in range(len(self.history)):  # a run that was killed may have written more or less than these
@@ -120,6 +127,7 @@ class Recorder(keras.callbacks.Callback):
         self.learning_rates.append(float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
         self._try_to_write("history.csv", self.write_history)
         self._show(epoch)
+        self._show_samples(epoch)
         self._save_or_stop(due=time.monotonic() - self._saved >= self._save_seconds / CHECKPOINT_SHARE)
 
     def _elapsed(self) -> float:
@@ -132,6 +140,13 @@ class Recorder(keras.callbacks.Callback):
         row = {name: value for name, value in self.history[epoch].items() if name != "epoch"}
         row["learning_rate"] = self.learning_rates[epoch]
         self._try_to_write("tensorboard", lambda: self._events.write(epoch, row))
+
+    def _show_samples(self, epoch: int) -> None:
+        done, epochs = epoch + 1, self._epochs
+        if self.directory.writable and (done % -(-epochs // SAMPLE_TIMES) == 0 or done == epochs):
+            # The same noise each time, so that the pictures show what the weights change; those of the final figure.
+            samples = plotting.grid(self.model.generate(SAMPLES, seed=self.model.seed))
+            self._try_to_write("tensorboard", lambda: self._events.write_picture(epoch, "prior samples", samples))
 
     def write_history(self) -> None:
         """Writes history.csv and timing.csv."""

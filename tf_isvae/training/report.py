@@ -12,7 +12,7 @@ from tf_isvae.model import DiscreteVAE
 from tf_isvae.precision import in_precision
 from tf_isvae.training.config import Config
 from tf_isvae.training.data import Data
-from tf_isvae.training.recorder import Recorder
+from tf_isvae.training.recorder import SAMPLES, Recorder
 
 
 def metrics(recorder: Recorder) -> dict:
@@ -88,4 +88,4 @@ def _draw(recorder: Recorder, config: Config, images) -> None:
     plotting.training_curves(history, figures / "training_curves.png", title=title)
     reconstructions = model.reconstruct(images, seed=seed)
     plotting.reconstructions(images, reconstructions, figures / "reconstructions.png", title=title)
-    plotting.image_grid(model.generate(100, seed=seed), figures / "prior_samples.png", title=title)
+    plotting.image_grid(model.generate(SAMPLES, seed=seed), figures / "prior_samples.png", title=title)
