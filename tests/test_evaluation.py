@@ -1,10 +1,13 @@
 """Evaluation against closed forms, NumPy and hand-made cases."""
 
+import json
+import re
 import warnings
 
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from helpers import one_line
 from PIL import Image
@@ -20,6 +23,7 @@ from tf_isvae import (
     networks,
     zoo,
 )
+from tf_isvae.commands.evaluate import WORDS
 
 SHAPE = (2, 2, 1)
 CLUSTERING = ("accuracy", "matched_accuracy", "nmi", "ari", "classes_found", "clusters")
@@ -187,6 +191,8 @@ def test_code_statistics_of_bits():
     np.testing.assert_allclose(found["usage"], codes.mean(axis=0))
     kl = np.stack([np.log(2) - scipy.stats.bernoulli(p).entropy() for p in q])
     np.testing.assert_allclose(found["kl_per_unit"], kl.mean(axis=0), rtol=1e-3, atol=1e-6)
+    entropy = sum(scipy.stats.entropy([p, 1 - p], base=2) for p in q.mean(axis=0))
+    assert found["mean_entropy"] == pytest.approx(entropy, rel=1e-5)
 
 
 def test_code_statistics_of_categories_and_of_data_sets():
@@ -204,6 +210,8 @@ def test_code_statistics_of_categories_and_of_data_sets():
         np.testing.assert_allclose(found["usage"][variable], usage)
         used = usage[usage > 0]
         assert found["perplexity"][variable] == pytest.approx(np.exp(-(used * np.log(used)).sum()))
+    q = scipy.special.softmax(np.float64(model.encoder(IMAGES)).reshape(-1, 2, 3), axis=-1).mean(axis=0)
+    assert found["mean_entropy"] == pytest.approx(scipy.stats.entropy(q, axis=1, base=2).sum(), rel=1e-5)
     assert set(evaluation.code_statistics(build(GaussianLatent(2)), IMAGES)) == {
         "active_units",
         "kl_per_unit",
@@ -374,7 +382,7 @@ def test_the_figures_of_each_latent(latent, own):
     always = {"test_images", "test_neg_elbo", "test_ln_p", "test_ln_p_kind", "first_1000_neg_elbo", "first_1000_ln_p"}
     always |= {"gradient_variance", "active_units", "codes_used", "detail_kept"}
     always |= {"samples_like_one_class", "test_like_one_class"}
-    assert set(figures) == always | own
+    assert set(figures) == always | own <= set(WORDS)
     images, labels = evaluation.images_for(model, "digits", "test")
     assert images.shape == (360, *shape) and labels.shape == (360,)
     assert figures["test_neg_elbo"] == pytest.approx(-model.elbo(images, seed=0).mean())
@@ -419,10 +427,28 @@ def test_share_like_one_class():
 
 
 def test_without_labels_the_figures_that_need_none_remain():
-    model, unlabelled = build(BernoulliLatent(3)), (IMAGES, None)
-    figures = evaluation.evaluate(model, unlabelled, unlabelled)
+    model, unlabelled, told = build(BernoulliLatent(3)), (IMAGES, None), []
+    figures = evaluation.evaluate(model, unlabelled, unlabelled, progress=told.append)
     assert figures["test_images"] == len(IMAGES) and "sure_bits" in figures
+    assert len(told) >= 3 and f"ln p(x) of {len(IMAGES)} images" in told
     assert not {"retrieval_map_100", "samples_like_one_class", "classes"} & set(figures)
+
+
+def test_flat_images_have_no_detail_to_keep():
+    flat = np.broadcast_to(np.float32([0.0, 0.3, 1.0])[:, None, None, None], (3, *IMAGES.shape[1:]))
+    figures = evaluation.evaluate(build(BernoulliLatent(3)), (flat, None), (flat, None))
+    assert "detail_kept" not in figures
+    assert all(np.isfinite(value) for value in figures.values() if not isinstance(value, str))
+
+
+def test_the_script_says_what_each_figure_is(script, tmp_path):
+    zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=5).save(tmp_path / "model.keras")
+    status, output, errors = script("evaluate.py", "model.keras", "--dataset", "digits", "--to", "figures.json")
+    assert (status, errors) == (0, "")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert len(output.splitlines()) == len(figures) and "_" not in output
+    assert max(map(len, output.splitlines())) < 80
+    assert re.search(r"^-ELBO, nats an image +(\S+)$", output, re.M)[1] == f"{figures['test_neg_elbo']:.6g}"
 
 
 def test_labels_of_ones_own_images(tmp_path):

@@ -128,6 +128,21 @@ def test_a_terminal_sees_the_steps(monkeypatch):
     assert max(map(len, re.split("[\r\n]", shown.getvalue()))) < 80
 
 
+def test_an_epoch_line_says_what_was_validated_on(tmp_path, capsys):
+    """Images that were held out of the training are not called test images, and the line stays below 80 columns."""
+    images = np.random.default_rng(0).random((40, 4, 4, 1))
+    np.savez(tmp_path / "x.npz", images)
+    settings = {"dataset": str(tmp_path / "x.npz"), "latent_dim": 2, "epochs": 1, "run_dir": str(tmp_path / "run")}
+    training.train(Config(**settings, validation_split=0.25))
+    (line,) = re.findall("^epoch.*$", capsys.readouterr().out, re.M)
+    assert " held out " in line and "test" not in line
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        lines = progress.EpochLine(220, "held out")
+        lines.on_epoch_begin(0)
+        lines.on_epoch_end(0, {"loss": 1e4, "val_loss": 1e4, "kl": 1e4})
+    assert len(shown.getvalue().rstrip("\n")) < 80
+
+
 @pytest.mark.parametrize("instructions, precision", [(True, "mixed_bfloat16"), (False, "float32")])
 def test_the_fastest_precision_depends_on_the_machine(monkeypatch, instructions, precision):
     monkeypatch.setattr("tf_isvae.precision.multiplies_bfloat16", lambda: instructions)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from scipy.special import entr
 
 from tf_isvae import checks, posteriors
 from tf_isvae.posteriors import MAX_ENUMERATED_CODES
@@ -159,6 +160,10 @@ class Latent(keras.layers.Layer):
         """How often each value of a code occurs, as `evaluation.code_statistics` returns it; empty for real codes."""
         return {}
 
+    def entropy(self, mean: np.ndarray) -> float | None:
+        """Bits, of independent variables whose z has the mean `mean` (units,); None for real codes."""
+        return None
+
     def bits(self, codes: np.ndarray) -> np.ndarray | None:
         """The codes as bits (n, bits) whose Hamming distance compares images; None if they have none."""
         return None
@@ -209,6 +214,9 @@ class BernoulliLatent(Latent):
 
     def usage(self, codes):
         return {"usage": codes.mean(axis=0)}
+
+    def entropy(self, mean):
+        return float((entr(mean) + entr(1 - mean)).sum() / np.log(2))
 
     def bits(self, codes):
         return codes
@@ -273,6 +281,9 @@ class CategoricalLatent(Latent):
         usage = np.stack([np.bincount(column, minlength=self.categories) for column in codes.T]) / len(codes)
         entropy = -np.sum(usage * np.log(np.where(usage > 0, usage, 1)), axis=1)  # 0 ln 0 = 0
         return {"usage": usage, "perplexity": np.exp(entropy)}
+
+    def entropy(self, mean):
+        return float(entr(mean).sum() / np.log(2))
 
     def clusters(self, codes):
         return codes if self.enumerable else None

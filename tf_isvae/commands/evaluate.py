@@ -15,9 +15,40 @@ Gaussian VAEs), of as many clusters, five starts: ACC (Hungarian matching), NMI,
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from tf_isvae.commands import command_line
+
+# What is printed of each figure of evaluation.evaluate; the file of --to has their names.
+WORDS = {
+    "test_images": "images",
+    "test_neg_elbo": "-ELBO, nats an image",
+    "test_bits_per_dimension": "-ELBO, bits a value",
+    "test_ln_p": "ln p(x), nats an image",
+    "test_ln_p_kind": "  which is",
+    "first_1000_neg_elbo": "-ELBO, first 1,000 images",
+    "first_1000_ln_p": "ln p(x), first 1,000 images",
+    "gradient_variance": "gradient variance, nats² a parameter",
+    "active_units": "units in use",
+    "codes_used": "different codes",
+    "perplexity": "perplexity of the categories",
+    "detail_kept": "detail that is kept",
+    "sure_bits": "bits that are sure, a share",
+    "unsure_bits": "bits that are not, a share",
+    "eta_variance_sure": "gradient variance of a sure bit",
+    "eta_variance_unsure": "gradient variance of an unsure bit",
+    "cluster_accuracy": "purity of the categories",
+    "cluster_matched_accuracy": "accuracy, one category a class",
+    "cluster_nmi": "mutual information, normalised",
+    "cluster_ari": "Rand index, adjusted",
+    "cluster_classes_found": "classes that a category finds",
+    "cluster_clusters": "categories in use",
+    "classes": "classes",
+    "retrieval_map_100": "mAP of the 100 nearest",
+    "samples_like_one_class": "samples like one class, a share",
+    "test_like_one_class": "test images like one class, a share",
+}
 
 
 def make_parser() -> command_line.Parser:
@@ -70,11 +101,18 @@ def work(prepared: tuple) -> None:
     if clusters is not None:
         show_clusters(model, data["test"][0], to, *clusters)
         return
-    figures = evaluation.evaluate(model, **data)
+    figures = evaluation.evaluate(model, **data, progress=_show_next)
+    _show_next("")
     for name, value in figures.items():
-        print(f"{name:28}{value:>22.6g}" if isinstance(value, float) else f"{name:28}{value:>22}")
+        print(f"{WORDS[name]:38}{value:>22.6g}" if isinstance(value, float) else f"{WORDS[name]:38}{value:>22}")
     if to:
         files.write_json(to, figures)
+
+
+def _show_next(what: str) -> None:
+    """What is measured now, in a line of a terminal that the next one replaces."""
+    if sys.stderr.isatty():
+        print(f"\r{what:79}" + ("" if what else "\r"), end="", file=sys.stderr, flush=True)
 
 
 def show_clusters(model, images, to: str | None, figures: dict, picture: str | None) -> None:

@@ -26,6 +26,8 @@ def code_statistics(model: DiscreteVAE, images) -> dict[str, int | np.ndarray]:
         - usage: Bernoulli: (units,), the share of ones; Categorical: (variables, categories), the share of images in
           each category; not for Gaussian latents.
         - perplexity: Categorical: (variables,), exp of the entropy of `usage`: how many categories are in use.
+        - mean_entropy: bits, of the mean of q(z|x) over the images, as if its variables were independent; not for
+          Gaussian latents. Between it and the bound, log2 of the number of codes, lies what no image uses.
 
     Raises:
         TypeError, ValueError: the model or the images are not as described, or there are no images.
@@ -51,9 +53,11 @@ def code_statistics(model: DiscreteVAE, images) -> dict[str, int | np.ndarray]:
     if not codes:
         raise ValueError("images come as a data set without any batch; it must have at least 1.")
     codes, means = np.concatenate(codes), np.concatenate(means).astype(np.float64)
+    entropy = latent.entropy(means.mean(axis=0))
     return {
         "active_units": int((means.var(axis=0) > 0.01).sum()),
         **({} if kls[0] is None else {"kl_per_unit": np.concatenate(kls).mean(axis=0)}),
         "codes_used": len(np.unique(codes, axis=0)),
         **latent.usage(codes),
+        **({} if entropy is None else {"mean_entropy": entropy}),
     }

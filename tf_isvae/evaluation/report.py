@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 
 import numpy as np
 
@@ -25,6 +26,7 @@ def evaluate(
     model: DiscreteVAE,
     test: tuple[np.ndarray, np.ndarray | None],
     train: tuple[np.ndarray, np.ndarray | None],
+    progress: Callable[[str], None] | None = None,
 ) -> dict[str, int | float | str]:
     """All figures of a model on the test images of a data set; the same ones in every call.
 
@@ -32,6 +34,7 @@ def evaluate(
         model: a DiscreteVAE.
         test: images (n, H, W, C) in [0, 1], and their labels, int (n,), or None.
         train: the same of training images; used only if both have labels.
+        progress: called with what is measured next, before each part that may take long.
 
     Returns:
         A dict of figures, nats per image unless said otherwise. Those whose names begin with first_1000_ are of the
@@ -43,7 +46,8 @@ def evaluate(
         - test_ln_p, first_1000_ln_p: ln p(x); test_ln_p_kind says if it is exact or the bound of 100 samples.
         - gradient_variance: of the model's estimator, nats squared per encoder parameter, first 1,000 images.
         - active_units, codes_used, perplexity (the mean over the variables): as in `code_statistics`.
-        - detail_kept: `detail` of the reconstructions as a share of that of the images, first 1,000 images.
+        - detail_kept: `detail` of the reconstructions as a share of that of the images, first 1,000 images;
+          left out if these have no detail, each being of one level.
         - cluster_...: `clustering` of categories, if the data has labels; classes: how many labels there are.
         - sure_bits, unsure_bits, eta_variance_...: `variance_by_certainty` of bits, first 200 images.
         - retrieval_map_100: `retrieval` of bits, the first 1,000 images among the training images.
@@ -60,10 +64,14 @@ def evaluate(
         (360, 'exact', 10)
     """
     check_model(model)
+    next_is = progress or (lambda what: None)
     images, labels = test
+    next_is(f"codes of {len(images):,} images")
     few, latent, codes = images[:FEW], model.latent, model.encode(images)
-    log_likelihood = model.log_likelihood(images, SAMPLES, seed=0)
     statistics = code_statistics(model, images)
+    next_is(f"ln p(x) of {len(images):,} images")
+    log_likelihood = model.log_likelihood(images, SAMPLES, seed=0)
+    next_is(f"-ELBO of {len(images):,} images, gradient of {len(few):,}")
     bits, clusters = latent.bits(codes), latent.clusters(codes)
     figures = {
         "test_images": len(images),
@@ -75,8 +83,9 @@ def evaluate(
         "gradient_variance": gradient_variance(model, few, DRAWS),
         "active_units": statistics["active_units"],
         "codes_used": statistics["codes_used"],
-        "detail_kept": detail(model.reconstruct(few, seed=0)) / detail(few),
     }
+    if shown := detail(few):
+        figures["detail_kept"] = detail(model.reconstruct(few, seed=0)) / shown
     bits_a_value = model.likelihood.bits_per_dimension(-figures["test_neg_elbo"], math.prod(model.image_shape))
     if bits_a_value is not None:
         figures["test_bits_per_dimension"] = bits_a_value
@@ -91,6 +100,7 @@ def evaluate(
     train_images, train_labels = train
     if train_labels is None:
         return figures
+    next_is(f"neighbours among {len(train_images):,} training images")
     if bits is not None:
         train_bits = latent.bits(model.encode(train_images))
         figures["retrieval_map_100"] = retrieval(train_bits, train_labels, bits[:FEW], labels[:FEW], top=100)

@@ -47,6 +47,7 @@ class EpochLine(keras.callbacks.Callback):
 
     Args:
         epochs: of the whole run.
+        validated_on: what the images are called that are validated on, if there are any: "test" or "held out".
 
     Example:
         >>> from tf_isvae.training.progress import EpochLine
@@ -57,9 +58,10 @@ class EpochLine(keras.callbacks.Callback):
         epoch 2/2  -ELBO ...  KL ...
     """
 
-    def __init__(self, epochs: int):
+    def __init__(self, epochs: int, validated_on: str = "test"):
         super().__init__()
         self.epochs = epochs
+        self.validated_on = validated_on
         self._terminal = sys.stdout.isatty()
         self._is_open = False
         self._shortest = float("inf")
@@ -83,7 +85,7 @@ class EpochLine(keras.callbacks.Callback):
         self._shortest = min(self._shortest, seconds)
         parts = [self._number(), f"-ELBO {_nats(logs['loss'])}"]
         if "val_loss" in logs:
-            parts.append(f"test {_nats(logs['val_loss'])}")
+            parts.append(f"{self.validated_on} {_nats(logs['val_loss'])}")
         parts += [f"KL {_nats(logs['kl'])}", f"{seconds:.1f} s"]
         left = self.epochs - epoch - 1
         if left:

@@ -121,7 +121,7 @@ class Run(contextlib.AbstractContextManager):
         callbacks = _callbacks(self.config)
         if self.config.gradient_variance:
             callbacks.append(GradientVariance(self.data.held_out(256)))
-        lines = progress.EpochLine(self.config.epochs)
+        lines = progress.EpochLine(self.config.epochs, "held out" if self.config.validation_split else "test")
         if self.workers.is_chief:
             callbacks.append(lines)
             print(self.banner(), flush=True)
