@@ -25,7 +25,7 @@ import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 from helpers import ROOT
 
-from tf_isvae import BernoulliLatent, CategoricalLatent, DiscreteVAE, GaussianLatent, export, networks
+from tf_isvae import BernoulliLatent, CategoricalLatent, DiscreteVAE, GaussianLatent, export, networks, priors
 from tf_isvae.export import serving
 
 pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api")
@@ -641,6 +641,33 @@ def test_what_the_c_program_refuses(place, c_program, model, images, words):
     done = subprocess.run([c_program, model, images], cwd=place, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     assert words in done.stderr
+
+
+@pytest.mark.all
+def test_the_c_program_that_generates(place, c_program, tmp_path):
+    """The codes and images of the signature `generate` in Python, with the same seeds; also of a prior that learns."""
+    latent = BernoulliLatent(4)
+    prior = priors.Autoregressive((5,)).build_for(latent)
+    for weight in prior.weights:
+        weight.assign(np.random.default_rng(0).normal(size=weight.shape))
+    parts = (networks.dense_encoder((4, 4, 1), 4), latent, networks.dense_decoder(4, (4, 4, 1)))
+    learned = export.saved_model(DiscreteVAE(*parts, prior=prior), tmp_path / "learned")
+    program = place / "generate"
+    for version, seed in ((place / "exported_models" / "digits" / "1", 0), (learned, 7)):
+        done = subprocess.run(
+            [program, version, "8", str(seed), tmp_path / "images"], capture_output=True, text=True, cwd=place
+        )
+        assert done.returncode == 0, done.stderr
+        seeds = np.array([(seed, i) for i in range(8)], np.int32)
+        expected = tf.saved_model.load(str(version)).signatures["generate"](seed=tf.constant(seeds))
+        assert done.stdout == printed(expected["codes"].numpy()) and len(set(done.stdout.splitlines())) > 1
+        images = np.fromfile(tmp_path / "images", np.float32).reshape(expected["images"].shape)
+        np.testing.assert_allclose(images, expected["images"], atol=1e-6)
+        if seed == 0:  # as the page runs it
+            assert (place / "samples.txt").read_text() == done.stdout
+    for n, seed, words in (("0", "0", "N is 0; it must be an integer from 1"), ("1", "x", "SEED is x")):
+        done = subprocess.run([program, version, n, seed], capture_output=True, text=True)
+        assert done.returncode == 2 and words in done.stderr and done.stdout == ""
 
 
 def test_the_litert_example(place, models, example, capsys, tmp_path):
