@@ -6,11 +6,12 @@ import re
 import joblib
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import one_line
 from sklearn import base, pipeline, preprocessing
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from tf_isvae import BernoulliLatent, DiscreteVAE, datasets, evaluation, networks, training, zoo
+from tf_isvae import BernoulliLatent, DiscreteVAE, datasets, estimators, evaluation, networks, training, zoo
 from tf_isvae.wrappers import CodeClusterer, HashingTransformer, OutlierDetector
 
 SHAPE = (4, 4, 1)
@@ -131,6 +132,21 @@ def test_scores(model):
     assert (regret < 1e-3).all() and (bound - regret < exact + 1e-3).all() and regret.mean() < -0.01
     detector = OutlierDetector(few, score="regret", num_samples=1, steps=300).fit(IMAGES)
     np.testing.assert_allclose(detector.score_samples(IMAGES), regret, atol=1e-3)
+
+
+def test_regret_refines_once():
+    """Of three draws with five steps: five estimates of the refinement, three before it and three after."""
+    estimates = tf.Variable(0)
+
+    def counting(posterior, log_likelihood, seed=None):
+        estimates.assign_add(1)
+        return estimators.LeaveOneOut()(posterior, log_likelihood, seed)
+
+    model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=13, estimator=counting)
+    regret = evaluation.typicality(model, IMAGES, "regret", num_samples=3, steps=5)
+    assert estimates.numpy() == 5 + 3 + 3
+    each = [model.elbo(IMAGES, seed) - model.elbo(IMAGES, seed, refine=5) for seed in range(3)]
+    np.testing.assert_allclose(regret, np.mean(each, axis=0), rtol=1e-4, atol=1e-4)
 
 
 def test_the_script_for_outliers(script, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -347,14 +347,15 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         z = self.prior.sample(n, seed=self._fresh_seed(seed))
         return self.decode(self.latent.to_codes(z).numpy())
 
-    def elbo(self, images, seed: int | None = None, refine: int = 0) -> np.ndarray:
+    def elbo(self, images, seed: int | Sequence[int] | None = None, refine: int = 0) -> np.ndarray:
         """The evidence lower bound of each image: (n,) float32, nats, with the model's estimator of E_q[ln p(x|z)].
 
-        `images` are an array, or a tf.data.Dataset of batches. `refine`: of so many gradient steps on each image's own
-        q, as in `encode`.
+        `images` are an array, or a tf.data.Dataset of batches. `seed` fixes the draw; of several, it is the mean of one
+        of each. `refine`: of so many gradient steps on each image's own q, as in `encode`.
         """
         function = functools.partial(self._elbo, refine=_steps(refine))
-        return self._in_chunks(function, self._chunks(images), self._fresh_seed(seed))
+        seeds = seed if isinstance(seed, Sequence) and len(seed) else [seed]
+        return self._in_chunks(function, self._chunks(images), *map(self._fresh_seed, seeds))
 
     def log_likelihood(self, images, num_samples: int = 100, seed: int | None = None, refine: int = 0) -> np.ndarray:
         """ln p(x) of each image: (n,) float32, nats.
@@ -444,9 +445,10 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         return self.likelihood.mean(self.decoder(z, training=False))
 
     @_private_apis.graph_method
-    def _elbo(self, images, seed, refine=0):
-        estimate, kl = self._terms_of(self.latent.posterior(self._eta(images, refine)), images, seed)
-        return estimate.value - kl
+    def _elbo(self, images, *seeds, refine=0):
+        posterior = self.latent.posterior(self._eta(images, refine))
+        terms = [self._terms_of(posterior, images, seed) for seed in seeds]
+        return tf.add_n([estimate.value - kl for estimate, kl in terms]) / len(seeds)
 
     @_private_apis.graph_method
     def _exact_log_likelihood(self, images):

@@ -54,8 +54,6 @@ def typicality(
     if score == "log_likelihood":
         return model.log_likelihood(images, num_samples, seed=seed)
 
-    def elbo(refine):
-        draws = range(seed * num_samples, (seed + 1) * num_samples)
-        return np.mean([model.elbo(images, seed=draw, refine=refine) for draw in draws], axis=0)
-
-    return elbo(0) - elbo(steps) if score == "regret" else elbo(0)
+    draws = range(seed * num_samples, (seed + 1) * num_samples)
+    elbo = model.elbo(images, draws)
+    return elbo - model.elbo(images, draws, refine=steps) if score == "regret" else elbo
