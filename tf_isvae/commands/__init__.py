@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "trains a model and writes a run directory",
     "evaluate": "the figures of a trained model on test images",
     "export": "a trained model as SavedModel, LiteRT and .keras files",
+    "choose_size": "trains models of several sizes, and says how many bits the images take",
     "search": "the images of a folder that are most like a given one",
     "compare_retrieval": "how well bits find images of the same class, beside ITQ",
     "compare_outliers": "how well a model finds outliers, beside scikit-learn's detectors",
