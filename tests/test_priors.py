@@ -415,6 +415,21 @@ def test_exports_sample_and_score_with_the_prior(name, tmp_path):
         np.testing.assert_allclose(found["elbo"], found["log_likelihood"] - found["kl"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.all
+@pytest.mark.parametrize(("quantize", "share"), [("float16", 0.99), ("int8", 0.9)])
+def test_quantized_files_sample_the_autoregressive_prior(quantize, share, tmp_path):
+    """The same noise gives nearly the same codes as in Keras: a bit differs only where its noise is near q."""
+    latent = BernoulliLatent(9)
+    model = tiny(latent, disturbed(KINDS["autoregressive"](), latent))
+    noise = np.random.default_rng(0).uniform(0.01, 0.99, (400, latent.units)).astype(np.float32)
+    codes = latent.to_codes(model.prior.sample_from(tf.constant(noise))).numpy()
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter
+    calibration = {"calibration": np.random.default_rng(1).uniform(size=(50, *SHAPE))} if quantize == "int8" else {}
+    path = export.litert(model, tmp_path / "model.tflite", quantize=quantize, **calibration)
+    found = interpreter(model_path=str(path), num_threads=1).get_signature_runner("generate")(noise=noise)["codes"]
+    assert (found == codes).mean() > share and len(np.unique(codes, axis=0)) > 30
+
+
 def test_the_variance_of_the_gradient_is_that_of_both_terms_that_are_sampled():
     """Of one sample's score function, from the gradient of each of the 8 codes, in float64: within six standard errors.
 
