@@ -316,7 +316,7 @@ def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, monkeypatch, ca
 def test_everything_random_is_resumed(tmp_path, monkeypatch):
     """Binarisation anew in each epoch, a schedule of the rate, annealing of the KL; in bfloat16 if it can be."""
     settings = {"binarize": "dynamic", "schedule": "cosine", "kl_start": 5.0, "kl_epochs": 2, "estimator": "DisARM"}
-    settings |= {"kl_weight": 0.5, "distortion": 0.1}
+    settings |= {"kl_weight": 0.5, "distortion": 0.1, "hidden_pixels": 0.1, "first_estimator": "ReinMax"}
     settings["precision"] = "float32" if cap_below_bfloat16() else "mixed_bfloat16"
     uninterrupted = training.train(config(tmp_path / "whole", **settings))[1]
     resumed = run_in_two_parts(monkeypatch, config(tmp_path / "parts", **settings), STEPS + 1, signal.SIGTERM)
@@ -566,8 +566,9 @@ def test_a_run_that_has_not_ended_is_not_resumed(stopped):
 
 
 def test_what_is_refused_leaves_no_directory(tmp_path):
-    with pytest.raises(TypeError, match="GaussianLatent"):
-        training.train(config(tmp_path / "a" / "b" / "run", estimator="Reparameterized"))
+    for setting in ("estimator", "first_estimator"):
+        with pytest.raises(TypeError, match="GaussianLatent"):
+            training.train(config(tmp_path / "a" / "b" / "run", **{setting: "Reparameterized"}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -585,7 +586,7 @@ DIFFERENT = {  # from the recipe and from Config's own defaults, each of them
     **{"start_at_mean": True, "seed": 5, "precision": "mixed_bfloat16", "strategy": "mirrored", "image_size": (6, 8)},
     **{"channels": 3, "binarize": "dynamic", "gradient_variance": True, "deterministic": True},
     **{"validation_split": 0.2, "prior": "factorized", "likelihood": "Gaussian:0.5"},
-    **{"kl_weight": 0.5, "distortion": 0.1},
+    **{"kl_weight": 0.5, "distortion": 0.1, "hidden_pixels": 0.2, "first_estimator": "ReinMax"},
 }
 
 

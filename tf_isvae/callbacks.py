@@ -7,7 +7,7 @@ import warnings
 
 import keras
 
-from tf_isvae import checks, evaluation
+from tf_isvae import checks, estimators, evaluation
 
 
 class KLAnnealing(keras.callbacks.Callback):
@@ -90,6 +90,42 @@ class WaitingPrior(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         epochs = self.epochs if self.epochs >= 1 else self.epochs * self.params["epochs"]
         self.model.let_prior_wait(epoch < epochs)
+
+
+class FirstEstimator(keras.callbacks.Callback):
+    """Another estimator in the first epochs of training: one that learns fast, before one that has no bias.
+
+    A biased estimator with little noise, such as ReinMax, is ahead of the unbiased ones at first; at the end, its bias
+    counts. Validation and the ELBO always have the model's own. Which one it is depends on the number of the epoch
+    only, so a resumed run goes on as it should. After `fit`, however that ends, it is the model's own.
+
+    Args:
+        estimator: as `estimators.get` takes it: an object, or text such as "ReinMax".
+        epochs: in how many epochs; below 1, a share of the epochs of `fit`.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described; in `fit`, the estimator does not take the latent.
+
+    Example:
+        >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3)
+        >>> model.compile(optimizer="adam")
+        >>> first = callbacks.FirstEstimator("ReinMax")
+        >>> history = model.fit(np.zeros((8, 4, 4, 1)), epochs=2, callbacks=[first], verbose=0)
+        >>> model.estimator
+        DisARM(num_pairs=1)
+    """
+
+    def __init__(self, estimator, epochs: float = 0.6):
+        super().__init__()
+        self.estimator = estimators.get(estimator)
+        self.epochs = checks.positive("FirstEstimator: epochs", epochs)
+
+    def on_train_begin(self, logs=None):
+        estimators.check(self.estimator, self.model.latent)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        epochs = self.epochs if self.epochs >= 1 else self.epochs * self.params["epochs"]
+        self.model.let_first_estimator(self.estimator if epoch < epochs else None)
 
 
 class GradientVariance(keras.callbacks.Callback):

@@ -21,7 +21,8 @@ IGNORED = ("loss", "loss_weights", "metrics", "weighted_metrics")
 # Of `refine`: Adam's rate at the beginning, which a cosine takes to 0, and how many estimates a step averages.
 _REFINE_RATE = 0.1
 _DRAWS = 8
-_DISTORTION = 0x64697374  # tells the noise of `distortion` from that of z
+# They tell the noise of `distortion` and `hidden_pixels` from that of z.
+_DISTORTION, _HIDING = 0x64697374, 0x68696465
 NO_WEIGHTS = "sample_weight or class_weight was given; DiscreteVAE weighs all images alike: leave it out."
 
 
@@ -62,6 +63,9 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         distortion: None, or a share such as 0.1: in training the encoder sees each image moved, scaled and turned by up
             to so much (distortion.distorted), and the decoder makes the image as it is. Codes then hardly depend on
             place, which search wants; the logs of training, but not of validation, are worse for it.
+        hidden_pixels: None, or a share such as 0.1: in training the encoder sees so many of the numbers of each image
+            as 0, drawn anew each time, and the others larger (dropout); the decoder makes the image as it is. The
+            encoder then does better on images that it has not been trained on.
         seed: integer from which all noise is drawn; default one from Python's `random`, as Keras layers do, so that
             keras.utils.set_random_seed fixes it. Step t and replica r of a run draw noise from (seed, t, r) only.
 
@@ -92,6 +96,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         prior: str | priors.Prior | None = None,
         kl_weight: float = 1.0,
         distortion: float | None = None,
+        hidden_pixels: float | None = None,
         seed: int | None = None,
         **kwargs,
     ):
@@ -109,6 +114,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         self.likelihood = likelihood
         self.prior = priors.get("uniform" if prior is None else prior).build_for(latent)
         self.distortion = None if distortion is None else checks.share("distortion", distortion)
+        self.hidden_pixels = None if hidden_pixels is None else checks.share("hidden_pixels", hidden_pixels)
         self.seed = random.randint(0, 2**31 - 1) if seed is None else checks.integer("seed", seed, None)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.image_shape = tuple(encoder.input_shape[1:])
@@ -124,6 +130,8 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             latent.build((None, latent.encoder_units))
         # True while a prior that learns does not count for encoder and decoder (callbacks.WaitingPrior).
         self.prior_waits = False
+        # In training steps, in place of `estimator` (callbacks.FirstEstimator).
+        self.first_estimator = None
         self._trackers = [keras.metrics.Mean(name=name) for name in ("loss", "log_likelihood", "kl")]
         self.build(encoder.input_shape)
 
@@ -166,14 +174,18 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
 
         return log_likelihood
 
-    def _estimate(self, posterior, function, seed) -> estimators.Estimate:
-        return estimators.check_estimate(self.estimator(posterior, function, seed), self.estimator)
+    def _estimate(self, posterior, function, seed, training: bool = False) -> estimators.Estimate:
+        estimator = self.first_estimator if training and self.first_estimator is not None else self.estimator
+        return estimators.check_estimate(estimator(posterior, function, seed), estimator)
 
     def _seen(self, images, seed):
         """What the encoder sees of the images in training."""
-        if not self.distortion:
-            return images
-        return distorted(images, self.distortion, tf.random.experimental.stateless_fold_in(seed, _DISTORTION))
+        fold_in = tf.random.experimental.stateless_fold_in
+        if self.distortion:
+            images = distorted(images, self.distortion, fold_in(seed, _DISTORTION))
+        if self.hidden_pixels:
+            images = tf.nn.experimental.stateless_dropout(images, self.hidden_pixels, fold_in(seed, _HIDING))
+        return images
 
     def _elbo_terms(self, images, seed, training: bool = False, kl_weight=1.0) -> tuple[estimators.Estimate, tf.Tensor]:
         """The two terms of eq. 1, per image: the estimate of E_q[ln p(x|z)], and the KL (batch,) in nats.
@@ -190,11 +202,13 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         log_likelihood = self.log_likelihood_of(images, training)
         kl = self.prior.kl(posterior)
         if kl is not None:
-            return self._estimate(posterior, log_likelihood, seed), kl
+            return self._estimate(posterior, log_likelihood, seed, training), kl
         # KL = -H(q) - E_q[ln p(z)]. The gradient of its second part comes from the estimator, within the surrogate; its
         # value from the estimator too, which takes the same samples for the same seed.
-        joint = self._estimate(posterior, lambda z: log_likelihood(z) + kl_weight * self.prior.log_prob(z), seed)
-        log_prior = tf.stop_gradient(self._estimate(posterior, self.prior.log_prob, seed).value)
+        joint = self._estimate(
+            posterior, lambda z: log_likelihood(z) + kl_weight * self.prior.log_prob(z), seed, training
+        )
+        log_prior = tf.stop_gradient(self._estimate(posterior, self.prior.log_prob, seed, training).value)
         kl = posteriors.of(posterior).negative_entropy() - log_prior
         return estimators.Estimate(joint.value - kl_weight * log_prior, joint.surrogate), kl
 
@@ -204,7 +218,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         """
         images = tf.cast(images, tf.float32)
         posterior = self.latent.posterior(self.encoder(self._seen(images, seed), training=True))
-        estimate = self._estimate(posterior, self.log_likelihood_of(images, training=True), seed)
+        estimate = self._estimate(posterior, self.log_likelihood_of(images, training=True), seed, training=True)
         z = tf.stop_gradient(posterior.sample(seed=seed))
         log_prior = self.prior.log_prob(z)
         kl = self.prior.kl(posterior)
@@ -216,6 +230,12 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         """Whether encoder and decoder train as with the latent's own prior (callbacks.WaitingPrior)."""
         if waits != self.prior_waits:
             self.prior_waits = waits
+            self.make_train_function(force=True)
+
+    def let_first_estimator(self, estimator: Callable | None) -> None:
+        """The estimator of training steps, in place of the model's own; None for that (callbacks.FirstEstimator)."""
+        if estimator is not self.first_estimator:
+            self.first_estimator = estimator
             self.make_train_function(force=True)
 
     def _update_metrics(self, estimate, kl) -> dict:
@@ -295,6 +315,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             self.kl_annealing.assign(1.0)
             if self.prior_waits:
                 self.let_prior_wait(False)
+            self.let_first_estimator(None)
 
     def evaluate(self, x=None, *args, **kwargs):
         """keras.Model.evaluate on images or a tf.data.Dataset of batches: loss (= -ELBO), log_likelihood, kl (nats)."""
@@ -487,7 +508,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             >>> type(model.prior).__name__
             'Autoregressive'
         """
-        names = ("estimator", "likelihood", "name", "seed", "distortion")
+        names = ("estimator", "likelihood", "name", "seed", "distortion", "hidden_pixels")
         parts = {name: getattr(self, name) for name in names}
         kl_weight = float(keras.ops.convert_to_numpy(self.kl_weight))
         return type(self)(self.encoder, self.latent, self.decoder, prior=prior, kl_weight=kl_weight, **parts)
@@ -503,6 +524,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             **{part: serialise(getattr(self, part)) for part in parts},
             "kl_weight": float(keras.ops.convert_to_numpy(self.kl_weight)),
             "distortion": self.distortion,
+            "hidden_pixels": self.hidden_pixels,
             "seed": self.seed,
         }
 

@@ -84,6 +84,7 @@ def build(
     prior=None,
     kl_weight: float = 1.0,
     distortion: float | None = None,
+    hidden_pixels: float | None = None,
     seed: int | None = None,
 ) -> DiscreteVAE:
     """An untrained DiscreteVAE of the paper's table 1, with the best estimator known for its latent.
@@ -100,7 +101,8 @@ def build(
             Enumerated() for categories (LeaveOneOut() beyond 4,096 codes), Reparameterized() for fc_vae.
         likelihood: as `likelihoods.get` takes it: an object, or text such as "Gaussian:0.1". Default
             `likelihoods.default`: Bernoulli() for images of 1 channel, DiscretizedLogistic("channel") for others.
-        prior, kl_weight, distortion, seed: as for DiscreteVAE. (keras.utils.set_random_seed fixes the initial weights.)
+        prior, kl_weight, distortion, hidden_pixels, seed: as for DiscreteVAE. (keras.utils.set_random_seed fixes the
+            initial weights.)
 
     Returns:
         A DiscreteVAE, not compiled.
@@ -128,6 +130,7 @@ def build(
         prior=prior,
         kl_weight=kl_weight,
         distortion=distortion,
+        hidden_pixels=hidden_pixels,
         seed=seed,
         name=name,
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # TensorFlow is imported where a setting needs it: the comman
 
 MEANT_BEFORE = {
     **{"validation_split": None, "prior": "uniform", "likelihood": "Bernoulli"},
-    **{"kl_weight": 1.0, "distortion": None},
+    **{"kl_weight": 1.0, "distortion": None, "hidden_pixels": None, "first_estimator": None},
 }
 """What runs did before there was a setting for it; their config.json lacks it."""
 
@@ -64,6 +64,11 @@ class Config:
         f"of the gradient: one of {', '.join(recipes.ESTIMATORS)}; with a count, as in ARMS:4; "
         "Linearized+ before another, as in Linearized+DisARM",
     )
+    first_estimator: str | dict | None = setting(
+        None,
+        settings.Named("estimators"),
+        "another estimator in the first three fifths of the epochs, such as ReinMax (callbacks.FirstEstimator)",
+    )
     prior: str = setting(
         "uniform",
         settings.OneOf(recipes.PRIORS),
@@ -99,6 +104,9 @@ class Config:
         None,
         settings.Share(),
         "share, such as 0.1, by which the encoder sees images moved, scaled and turned in training; for search",
+    )
+    hidden_pixels: float | None = setting(
+        None, settings.Share(), "share, such as 0.1, of each image that is hidden from the encoder in training"
     )
     seed: int = setting(
         0, settings.Integer(0, 2**32), "fixes initial weights, order of the data, binarisation and noise"
@@ -191,6 +199,10 @@ class Config:
     def make_estimator(self) -> estimators.Estimator:
         """The object that `estimator` stands for."""
         return settings.Named("estimators").make(self.estimator)
+
+    def make_first_estimator(self) -> estimators.Estimator | None:
+        """The object that `first_estimator` stands for, if it is given."""
+        return None if self.first_estimator is None else settings.Named("estimators").make(self.first_estimator)
 
     def make_likelihood(self) -> likelihoods.Likelihood | None:
         """The object that `likelihood` stands for; None for that of the zoo, which depends on the images."""

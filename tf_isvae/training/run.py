@@ -12,8 +12,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import datasets, networks, optimizers, zoo
-from tf_isvae.callbacks import GradientVariance, KLAnnealing, NonFiniteLoss, StopOnNonFiniteLoss, WaitingPrior
+from tf_isvae import datasets, estimators, networks, optimizers, zoo
+from tf_isvae.callbacks import (
+    FirstEstimator,
+    GradientVariance,
+    KLAnnealing,
+    NonFiniteLoss,
+    StopOnNonFiniteLoss,
+    WaitingPrior,
+)
 from tf_isvae.model import DiscreteVAE
 from tf_isvae.precision import cap_below_bfloat16, in_precision, layers_in, multiplies_bfloat16
 from tf_isvae.training import checkpoints, progress, report, run_directory
@@ -233,8 +240,11 @@ def _build(config: Config, image_shape: tuple[int, int, int], steps_per_epoch: i
     """The model with its initial weights, compiled, the optimizer built."""
     parts = {"estimator": config.make_estimator(), "likelihood": config.make_likelihood()}
     with layers_in(config.precision):
-        parts |= {name: getattr(config, name) for name in ("prior", "kl_weight", "distortion", "seed")}
+        names = ("prior", "kl_weight", "distortion", "hidden_pixels", "seed")
+        parts |= {name: getattr(config, name) for name in names}
         model = zoo.build(config.model, image_shape, config.latent_dim, **parts)
+    if config.first_estimator is not None:
+        estimators.check(config.make_first_estimator(), model.latent)
     rate = config.learning_rate
     if config.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, steps_per_epoch * config.epochs)
@@ -247,6 +257,8 @@ def _callbacks(config: Config) -> list[keras.callbacks.Callback]:
     callbacks = [StopOnNonFiniteLoss()]
     if config.kl_epochs:
         callbacks.append(KLAnnealing(config.kl_start, config.kl_epochs))
+    if config.first_estimator is not None:
+        callbacks.append(FirstEstimator(config.make_first_estimator()))
     if config.prior != "uniform":
         callbacks.append(WaitingPrior())
     return callbacks
