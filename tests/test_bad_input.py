@@ -749,6 +749,8 @@ COMMANDS = [
     ("benchmark.py --steps 0", "--steps is 0", "integer of at least 1"),
     ("benchmark.py --epochs -1", "--epochs is -1", "integer of at least 1"),
     ("benchmark.py --epochs x", "'x'", "--epochs"),
+    ("gpu_check.py --models vae", "'vae'", "fc_bvae"),
+    ("gpu_check.py --timed-steps 0", "--timed-steps is 0", "integer of at least 1"),
     ("benchmark.py stray", "unrecognized arguments: stray", "--help"),
     (
         "evaluate.py FILES/model.keras --dataset digits --to no/folder/e.json",

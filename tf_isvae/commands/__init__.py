@@ -22,6 +22,7 @@ COMMANDS = {
     "compare_outliers": "how well a model finds outliers, beside scikit-learn's detectors",
     "compare_estimators": "gradient estimators on the field's protocol: a table, a figure",
     "benchmark": "speed of training and of exported models",
+    "gpu_check": "a first run on GPUs: figures beside the CPU's, and speed",
 }
 
 

@@ -102,6 +102,17 @@ def quiet() -> Iterator[None]:
         os.close(kept)
 
 
+def exact_float32() -> None:
+    """On GPUs with TF32, TensorFlow rounds what it multiplies to 10 bits of mantissa unless it is told not to.
+
+    That does no harm in training, but a command that encodes must find the codes that a CPU finds
+    (docs/distributed.md has the figures).
+    """
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
 def typed(name: str, *arguments: str | os.PathLike) -> str:
     """Another command, such as `tf_isvae evaluate runs/a`, as it works if typed where this one was."""
     called, folder = sys.argv[0], os.path.dirname(sys.argv[0])

@@ -36,6 +36,8 @@ def prepare(arguments: argparse.Namespace) -> tuple:
     """The arguments, and what `work` measures: pairs of a title and a list of (detector, training, test, outlier)."""
     from tf_isvae import checks, evaluation, recipes, wrappers, zoo
 
+    command_line.exact_float32()
+
     outliers = getattr(arguments, "outliers", None)
     if (outliers is None) != arguments.one_class:
         raise ValueError("the outliers are not clear; give either --outliers or --one-class.")

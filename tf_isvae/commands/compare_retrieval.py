@@ -34,6 +34,8 @@ def prepare(arguments: argparse.Namespace) -> tuple:
     """What to measure by its name, the images and labels of gallery and queries, and the file to write or None."""
     from tf_isvae import checks, evaluation, search, zoo
 
+    command_line.exact_float32()
+
     if not arguments.models and not arguments.itq:
         raise ValueError("there is nothing to measure; name a model, or give --itq.")
     to = getattr(arguments, "to", None)

@@ -68,6 +68,8 @@ def prepare(arguments: argparse.Namespace) -> tuple:
     """The model, the images to evaluate it on, the file to write to or None, and what --clusters needs or None."""
     from tf_isvae import evaluation, plotting, training, zoo
 
+    command_line.exact_float32()
+
     to = getattr(arguments, "to", None)
     if to and not Path(to).resolve().parent.is_dir():
         raise FileNotFoundError(f"--to is {to}; it must lie in a folder that exists: make it, or choose another.")

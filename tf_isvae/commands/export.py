@@ -49,6 +49,8 @@ def prepare(arguments: argparse.Namespace) -> tuple:
     """The arguments of export.to_folder."""
     from tf_isvae import evaluation, export, precision, training
 
+    command_line.exact_float32()
+
     path = Path(arguments.source)
     name = path.resolve().name if path.is_dir() else path.stem
     folder = Path(getattr(arguments, "to", Path("exported_models") / name))

@@ -46,6 +46,8 @@ def prepare(arguments: argparse.Namespace) -> tuple:
     """The arguments of one of the functions below, and that function before them."""
     from tf_isvae import checks, datasets, plotting, search, zoo
 
+    command_line.exact_float32()
+
     with command_line.quiet():
         model = zoo.load(arguments.model) if hasattr(arguments, "model") else None
         if arguments.action == "index":

@@ -1,0 +1,16 @@
+"""The command gpu_check, on so many logical devices of the CPU: whether TF32 was allowed before, and what it prints."""
+
+import contextlib
+import io
+
+import tensorflow as tf
+
+from tf_isvae.commands import gpu_check
+
+
+def main(*arguments):
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        gpu_check.work(gpu_check.prepare(gpu_check.make_parser().parse_args(arguments)))
+    return before, printed.getvalue()
