@@ -253,3 +253,17 @@ def test_bad_arguments(script, photos, index, tmp_path, arguments, parts):
     assert (status, output) == (2, "")
     one_line(errors, *parts)
     assert sorted(tmp_path.rglob("*")) == before and zipfile.is_zipfile(photos / "an.index")
+
+
+def test_the_script_of_speed(script, tmp_path):
+    """The flat engine is exact; what is kept is not built again."""
+    command = ["search_speed.py", "--codes", 900, "--bits", 12, "--engines", "flat", "hnsw", "ivf", "--keep", "g.faiss"]
+    for _ in range(2):
+        status, output, errors = script(*command)
+        assert (status, errors) == (0, "")
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines()[2:]]
+        assert [row[0] for row in rows] == ["flat", "hnsw", "ivf"] and rows[0][-1] == "1.000"
+        assert 2 <= float(rows[0][2]) < float(rows[1][2]) and all(0 < float(row[-1]) <= 1 for row in rows)
+    status, output, errors = script("search_speed.py", "--codes", 9)
+    assert (status, output) == (2, "")
+    one_line(errors, "--codes is 9")

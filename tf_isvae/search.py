@@ -28,8 +28,12 @@ DISTANCES = ("hamming", "expected")
 LARGEST_FLAT = 1_000_000
 """Above so many codes, the engine is a graph."""
 
+LINKS = 16
+"""Of a code in the graph."""
+CANDIDATES = 64
+"""How many codes a search of the graph keeps in view, or twice as many as it is asked for."""
+
 _FORMAT = 1
-_LINKS = 16  # of a code in the graph
 _SAVE_AFTER_SECONDS = 30
 _FEWEST_CANDIDATES = 1000  # whose expected distance is computed if the engine is a graph
 
@@ -149,7 +153,7 @@ class Index:
     def _search(self, packed: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
         engine = self._ready_engine()
         if hasattr(engine, "hnsw"):
-            engine.hnsw.efSearch = max(64, 2 * neighbours)
+            engine.hnsw.efSearch = max(CANDIDATES, 2 * neighbours)
         distances, positions = engine.search(packed, neighbours)
         return positions, distances
 
@@ -159,7 +163,7 @@ class Index:
             faiss = _faiss()
             width = 8 * self.codes.shape[1]
             flat = len(self) <= LARGEST_FLAT
-            self._engine = faiss.IndexBinaryFlat(width) if flat else faiss.IndexBinaryHNSW(width, _LINKS)
+            self._engine = faiss.IndexBinaryFlat(width) if flat else faiss.IndexBinaryHNSW(width, LINKS)
             self._engine.add(self.codes)
         return self._engine
 
