@@ -5,13 +5,18 @@ import re
 import pytest
 from helpers import ROOT
 
-GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+SLOW = ("deployment", "own_networks")  # which trace many graphs, or convert models
+GUIDES = [
+    pytest.param(path, marks=pytest.mark.all if path.stem in SLOW else ())
+    for path in sorted((ROOT / "docs" / "guides").glob("*.md"))
+]
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 def test_a_guide_runs(guide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = guide.read_text()
+    assert text.count("\n") <= 110 and (text.count("![") == 1 or guide.stem == "own_training")
     blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     assert blocks
     names = {"__name__": "__main__"}
