@@ -865,6 +865,29 @@ def test_bad_npz_files(tmp_path):
     refused(ValueError, bad, "(3,)", "(n, H, W, C)", source=bad)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"seed": 3, "epochs": 2, "start": 1}, {"image_size": 4}, {"binarize": "static"}, {"split": "train[:5]"}],
+)
+def test_a_mapped_file_gives_what_the_array_gives(tmp_path, dtype, arguments):
+    images = numbered(70) if dtype == np.uint8 else np.random.default_rng(0).random((70, 2, 3, 1), np.float32)
+    np.save(tmp_path / "a.npy", images)
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    given = {"batch_size": 20, **arguments}
+    for one, other in zip(arrays(datasets.load(mapped, **given)), arrays(datasets.load(images, **given)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_mapped_file_stays_on_disk(tmp_path):
+    """What is written to the file later is read, because no copy has been made."""
+    mapped = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (50, 2, 3, 1))
+    dataset = datasets.load(mapped, batch_size=20)
+    assert numbers_of(whole(dataset)) == [0] * 50
+    mapped[:] = numbered(50)
+    assert numbers_of(whole(dataset)) == list(range(50))
+
+
 def test_npz_files_are_never_unpickled(tmp_path):
     touched = tmp_path / "touched"
 

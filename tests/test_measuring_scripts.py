@@ -1,5 +1,8 @@
 """The commands benchmark and compare_estimators: what they count, and what they refuse."""
 
+import os
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -18,7 +21,59 @@ def test_multiplications_of_a_training_step():
     # 50 bits, rounded up to 13 channels of 2x2; a transposed convolution multiplies at every input pixel.
     transposed = 4 * 13 * 64 * 9 + 16 * 64 * 64 * 9 + 49 * 64 * 32 * 9 + 196 * 32 * 9
     forward = convolutions + 512 * 50 + 50 * 52 + transposed
-    assert speed.training_multiplications(zoo.build("cnn_bvae")) == 3 * forward - first - 50 * 52
+    cnn = zoo.build("cnn_bvae")
+    assert speed.training_multiplications(cnn) == 3 * forward - first - 50 * 52
+    decoder = 3 * (50 * 52 + transposed) - 50 * 52
+    assert speed.training_multiplications(cnn, 2) - speed.training_multiplications(cnn) == decoder
+
+
+def test_rows_of_the_benchmark():
+    rows = [tuple(row) for row in benchmark.rows_of(["fc_bvae", "fc_cvae"])]
+    assert rows == [
+        ("fc_bvae", 256, "DisARM", "float32"),
+        *(("fc_bvae", 2048, "ImportanceSampling", precision) for precision in ("float32", "mixed_bfloat16")),
+        *(("fc_cvae", 2048, "ImportanceSampling", precision) for precision in ("float32", "mixed_bfloat16")),
+        ("protocol", 100, "DisARM", "float32"),
+    ]
+
+
+def test_the_table_of_the_benchmark():
+    """By hand: 1,000 images a second of 3 million multiply-adds are 6 GFLOP/s; a step of 250 images takes 0.25 s."""
+    row = benchmark.Training("fc_bvae", 250, "DisARM")
+    faster = row._replace(precision="mixed_bfloat16")
+    found = {row: benchmark.Speed(1000, 3_000_000), faster: benchmark.Speed(1500, 3_000_000), "codes": None}
+    lines = benchmark.table(found, {"float32": 12e9, "mixed_bfloat16": 36e9})
+    assert lines[2:] == [
+        "| fc_bvae, batch 250, DisARM, float32 | 1,000 | 250.00 | 6 | 12 | 0.50 |  |",
+        "| fc_bvae, batch 250, DisARM, mixed_bfloat16 | 1,500 | 166.67 | 9 | 36 | 0.25 | 1.50 |",
+        "| codes | failed | | | | | |",
+    ]
+
+
+def _process_and_modules():
+    return os.getpid(), "tf_isvae.model" in sys.modules
+
+
+@pytest.mark.all
+def test_a_row_has_a_process_of_its_own():
+    process, has_imported = benchmark.apart(_process_and_modules)
+    assert has_imported and process != os.getpid()
+
+
+@pytest.mark.all
+def test_rows_are_measured(tmp_path):
+    """Each kind once, as short as can be: speeds above 0, of as many multiplications as were counted by hand."""
+    dense = 784 * 1024 + 1024 * 50
+    fc = benchmark.training_speed(benchmark.Training("fc_bvae", 2048, "ImportanceSampling"), seconds=0)
+    assert fc.images > 0 and fc.multiplications == 3 * 2 * dense - 784 * 1024 - 50 * 1024
+    layers = 784 * 200 + 2 * 200 * 200
+    protocol = benchmark.training_speed(benchmark.Training(benchmark.PROTOCOL, 100, "DisARM"), seconds=0)
+    assert protocol.images > 0 and protocol.multiplications == 3 * layers - 784 * 200 + 2 * (3 * layers - 200 * 200)
+    benchmark.write_images(tmp_path / "images.npy", 3000)
+    encoding = benchmark.encoding_speed("fc_bvae", tmp_path / "images.npy")
+    assert encoding.images > 0 and encoding.multiplications == dense
+    shown, nothing = benchmark.seconds_of_help(runs=1)
+    assert shown > nothing > 0
 
 
 def test_bare_products_are_those_of_the_encoder():

@@ -53,8 +53,8 @@ def multiplications(network: keras.Model) -> list[int]:
     return counts
 
 
-def training_multiplications(model: DiscreteVAE) -> int:
-    """Multiply-adds of one training step for one image, with one decoder evaluation.
+def training_multiplications(model: DiscreteVAE, decoder_evaluations: int = 1) -> int:
+    """Multiply-adds of one training step for one image, with so many evaluations of the decoder.
 
     Each layer multiplies three times: forward, for the gradient with respect to its weights, and for that with respect
     to its inputs. The first layers of encoder and decoder have no third: images and sampled z need no gradient.
@@ -65,4 +65,4 @@ def training_multiplications(model: DiscreteVAE) -> int:
         353280
     """
     encoder, decoder = multiplications(model.encoder), multiplications(model.decoder)
-    return 3 * (sum(encoder) + sum(decoder)) - encoder[0] - decoder[0]
+    return 3 * sum(encoder) - encoder[0] + decoder_evaluations * (3 * sum(decoder) - decoder[0])

@@ -78,7 +78,9 @@ def load(
         - "photo_patches": 32x32 pixels each in colour, of the two photographs that scikit-learn brings: 5,500 patches
           are "train", which overlap, and 104 of other parts of the photographs are "test". Needs no download.
         - a NumPy array (n, H, W) or (n, H, W, C), uint8 in 0..255 or floating point in [0, 1]. Its only
-          split is "train". Or a pair (images, labels) of such an array and of integers (n,), one an image.
+          split is "train". Or a pair (images, labels) of such an array and of integers (n,), one an image. Of an
+          array that `np.load("images.npy", mmap_mode="r")` maps, only the images of a batch are in memory, unless
+          they must be converted.
         - the path of an `.npz` file with such arrays `x_train`, `x_test` ... (and `y_train` ... for labels),
           one per split; or with `images` (and `labels`), or a single array, as its only split "train".
         - the path of a folder of PNG and JPEG images, searched recursively. Links to folders are followed, and

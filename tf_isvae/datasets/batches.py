@@ -6,7 +6,9 @@ triples: the number of the batch, counted from the beginning of epoch 0; its ima
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -33,13 +35,18 @@ def epochs_from(start: int, epochs: int, per_epoch: int) -> tf.data.Dataset:
 
 
 def from_memory(images: np.ndarray, labels: np.ndarray | None, places, batch_size, seed, shard) -> tf.data.Dataset:
-    """Batches of arrays; seed is None for the order of the source."""
+    """Batches of arrays; seed is None for the order of the source.
+
+    Of a numpy.memmap, the images of a batch are read from its file when their turn comes.
+    """
     count = len(images)
     per_epoch = -(-count // batch_size)
     # As tensors, which the function below captures by reference; an array would be copied into its graph.
     # On the CPU, where tf.data runs, also if there is a GPU.
     with tf.device("CPU:0"):
-        images = tf.constant(images)
+        rows_of = (
+            _reader(images) if isinstance(images, np.memmap) else functools.partial(tf.gather, tf.constant(images))
+        )
         labels = tf.constant(np.zeros(count, np.int32) if labels is None else labels)
 
     def indices(epoch, first):
@@ -54,9 +61,19 @@ def from_memory(images: np.ndarray, labels: np.ndarray | None, places, batch_siz
         return tf.data.Dataset.range(first, per_epoch).map(part)
 
     def fetch(number, index):
-        return number, tf.gather(images, index), tf.gather(labels, index)
+        return number, rows_of(index), tf.gather(labels, index)
 
     return places.flat_map(indices).map(fetch)
+
+
+def _reader(images: np.memmap) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from indices to these images."""
+
+    def read(index):
+        rows = tf.numpy_function(lambda rows: images[rows], [index], images.dtype, stateful=False)
+        return tf.ensure_shape(rows, (None, *images.shape[1:]))
+
+    return read
 
 
 def from_disk(source: Encoded, size, channels, static_seed, places, batch_size, seed, shard) -> tf.data.Dataset:

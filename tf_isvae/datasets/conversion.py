@@ -30,10 +30,13 @@ def converted_shape(source: Source, size: tuple[int, int] | None, channels: int 
 def into_memory(source: Source, size, channels, limit: int) -> tuple[np.ndarray, np.ndarray | None] | None:
     """Converted images (n, H, W, C), uint8 or float32, and int32 labels (n,) or None.
 
-    None if the images lie encoded on disk and would take more than `limit` bytes.
+    None if the images lie encoded on disk and would take more than `limit` bytes. Those of a memory-mapped file are
+    left there unless they must be converted.
     """
     if isinstance(source, InMemory):
         images, labels = source.read()
+        if isinstance(images, np.memmap) and images.shape[1:] == converted_shape(source, size, channels):
+            return images, labels  # which stay on disk
         return in_chunks(lambda begin, chunk: convert(chunk, size, channels, source.name).numpy(), images), labels
     if source.count * math.prod(converted_shape(source, size, channels)) > limit:
         return None
