@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import one_line
+from scipy.ndimage import gaussian_filter
 from sklearn import base, pipeline, preprocessing
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -149,20 +150,40 @@ def test_regret_refines_once():
     np.testing.assert_allclose(regret, np.mean(each, axis=0), rtol=1e-4, atol=1e-4)
 
 
+def test_overlap():
+    """Each blurred image beside its blurred reconstruction, by hand; a black image has none."""
+
+    images = np.random.default_rng(3).random((5, 28, 28, 1), np.float32)
+    images[4] = 0
+    model = zoo.build("fc_bvae", image_shape=(28, 28, 1), latent_dim=13)
+    found = evaluation.typicality(model, images, "overlap", num_samples=2, seed=1)
+    reconstructions = (model.reconstruct(images, seed=2) + model.reconstruct(images, seed=3)) / 2
+    for image, reconstruction, share in zip(images, reconstructions, found, strict=True):
+        x, r = (gaussian_filter(np.float64(each[..., 0]), 1) for each in (image, reconstruction))
+        assert share == pytest.approx(2 * (x * r).sum() / ((x**2).sum() + (r**2).sum()), abs=1e-4)
+    assert found[4] == 0 and (found[:4] > 0.5).all()  # the reconstruction is grey
+
+
 def test_the_script_for_outliers(script, tmp_path):
     """Black images among digits."""
     zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=3).save(tmp_path / "model.keras")
     np.savez(tmp_path / "black.npz", x_test=np.zeros((40, 8, 8), np.uint8))
     arguments = ["compare_outliers.py", "model.keras", "digits", "--outliers", "black.npz", "--images", 60]
-    status, output, errors = script(*arguments, "--scores", "elbo", "regret")
+    status, output, errors = script(*arguments, "--scores", "elbo", "regret", "overlap")
     assert status == 0, errors
     rows = dict(re.findall(r"^\| (\w+) \| ([01]\.\d{4}) \|$", output, re.M))
-    assert list(rows) == ["elbo", "regret", "IsolationForest", "OneClassSVM"]
+    assert list(rows) == ["elbo", "regret", "overlap", "IsolationForest", "OneClassSVM"]
+    assert rows["overlap"] == "1.0000"  # what is black overlaps with nothing
     for wrong, parts in (
         (["model.keras", "digits"], ["either --outliers or --one-class"]),
         (["model.keras", "digits", "--one-class"], ["'model.keras'", "fc_bvae"]),
         (["model.keras", "digits", "--outliers", "black.npz", "--scores", "far"], ["--scores is 'far'", "regret"]),
         (["model.keras", "digits", "--outliers", "black.npz", "--images", "0"], ["--images is 0"]),
+        (
+            ["model.keras", "digits", "--outliers", "black.npz", "--latent-dim", "3"],
+            ["--latent-dim is for --one-class"],
+        ),
+        (["fc_bvae", "digits", "--one-class", "--latent-dim", "many"], ["latent_dim is 'many'"]),
     ):
         status, output, errors = script("compare_outliers.py", *wrong)
         assert (status, output) == (2, "")

@@ -266,7 +266,7 @@ class OutlierDetector(OutlierMixin, _Wrapper):
         return self
 
     def score_samples(self, X) -> np.ndarray:
-        """float64 (n,), nats: the higher, the more an image is like those of the training."""
+        """float64 (n,), nats or the share of overlap: the higher, the more an image is like those of the training."""
         return self._score(self._fitted_images(X))
 
     def decision_function(self, X) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How well a model tells outliers from images like its training's, beside scikit-learn's detectors on pixels.
 
     python scripts/compare_outliers.py fc_bvae_fashion_mnist fashion_mnist --outliers mnist
-    python scripts/compare_outliers.py fc_bvae mnist --one-class --epochs 20
+    python scripts/compare_outliers.py fc_bvae mnist --one-class --latent-dim 64 --epochs 40 --batch-size 128
 
 The area under the ROC curve: the probability that an outlier has a lower score than an inlier. With --outliers, of the
 first test images of both data sets, and a trained model. With --one-class, a model is trained for each class on its
@@ -25,16 +25,18 @@ def make_parser() -> command_line.Parser:
     add("inliers", help="a data set as scripts/train.py takes it")
     add("--outliers", help="another data set, whose test images are the outliers")
     add("--one-class", action="store_true", default=False, help="the other classes are the outliers")
-    add("--scores", nargs="+", default=["elbo", "log_likelihood"], help="elbo, log_likelihood, regret (slow)")
+    add("--scores", nargs="+", default=["elbo", "log_likelihood"], help="elbo, log_likelihood, overlap, regret (slow)")
     add("--images", type=int, default=1000, help="test images of each data set; default 1000")
     add("--epochs", type=int, default=20, help="of each training with --one-class; default 20")
+    for name in ("--latent-dim", "--batch-size"):
+        add(name, metavar="N", help="of the models that --one-class trains, as scripts/train.py takes it")
     add("--data-dir", default=None, help="where TFDS keeps its data sets")
     return parser
 
 
 def prepare(arguments: argparse.Namespace) -> tuple:
     """The arguments, and what `work` measures: pairs of a title and a list of (detector, training, test, outlier)."""
-    from tf_isvae import checks, evaluation, recipes, wrappers, zoo
+    from tf_isvae import checks, evaluation, recipes, training, wrappers, zoo
 
     command_line.exact_float32()
 
@@ -44,9 +46,13 @@ def prepare(arguments: argparse.Namespace) -> tuple:
     for score in arguments.scores:
         checks.one_of("--scores", score, evaluation.SCORES)
     count = checks.integer("--images", arguments.images)
-    settings = {}
+    given = {name: value for name, value in vars(arguments).items() if name in ("latent_dim", "batch_size")}
+    settings = training.read(given)
+    if settings and not arguments.one_class:
+        raise ValueError(f"{training.option(min(settings))} is for --one-class; add that, or leave it out.")
     if arguments.one_class:
         settings["epochs"] = checks.integer("--epochs", arguments.epochs)
+        training.Config(model=arguments.model, **settings)  # refuses wrong settings before anything is read
         like = zoo.build(recipes.check_name(arguments.model))
         model = arguments.model
     else:
