@@ -10,7 +10,20 @@ import keras
 from tf_isvae import checks, estimators, evaluation
 
 
-class KLAnnealing(keras.callbacks.Callback):
+class _FirstEpochs(keras.callbacks.Callback):
+    """Something that lasts for the first epochs of `fit`: `epochs` is their number or, below 1, their share."""
+
+    def __init__(self, epochs: float):
+        super().__init__()
+        self.epochs = checks.positive(f"{type(self).__name__}: epochs", epochs)
+
+    @property
+    def duration(self) -> float:
+        """Epochs."""
+        return self.epochs if self.epochs >= 1 else self.epochs * self.params["epochs"]
+
+
+class KLAnnealing(_FirstEpochs):
     """Lets the weight of the KL term in training fall from `start` to 1, geometrically, over the first epochs.
 
         weight = start^(1 - t),   t = min(1, epochs so far / epochs)     (times model.kl_weight, which is 1 by default)
@@ -39,15 +52,11 @@ class KLAnnealing(keras.callbacks.Callback):
     """
 
     def __init__(self, start: float, epochs: float):
-        super().__init__()
+        super().__init__(epochs)
         self.start = checks.positive("KLAnnealing: start", start)
-        self.epochs = checks.positive("KLAnnealing: epochs", epochs)
-
-    def _epochs(self) -> float:
-        return self.epochs if self.epochs >= 1 else self.epochs * self.params["epochs"]
 
     def _weight(self, epoch: int) -> float:
-        return self.start ** max(0.0, 1.0 - epoch / self._epochs())
+        return self.start ** max(0.0, 1.0 - epoch / self.duration)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.kl_annealing.assign(self._weight(epoch))
@@ -61,7 +70,7 @@ class KLAnnealing(keras.callbacks.Callback):
             )
 
 
-class WaitingPrior(keras.callbacks.Callback):
+class WaitingPrior(_FirstEpochs):
     """Lets a prior that learns wait for the codes: in the first epochs, only the uniform prior counts in training.
 
     A prior that takes part from the first step settles before the codes are used, and many stay idle. While it waits,
@@ -84,15 +93,13 @@ class WaitingPrior(keras.callbacks.Callback):
     """
 
     def __init__(self, epochs: float = 2 / 3):
-        super().__init__()
-        self.epochs = checks.positive("WaitingPrior: epochs", epochs)
+        super().__init__(epochs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        epochs = self.epochs if self.epochs >= 1 else self.epochs * self.params["epochs"]
-        self.model.let_prior_wait(epoch < epochs)
+        self.model.let_prior_wait(epoch < self.duration)
 
 
-class FirstEstimator(keras.callbacks.Callback):
+class FirstEstimator(_FirstEpochs):
     """Another estimator in the first epochs of training: one that learns fast, before one that has no bias.
 
     A biased estimator with little noise, such as ReinMax, is ahead of the unbiased ones at first; at the end, its bias
@@ -116,16 +123,14 @@ class FirstEstimator(keras.callbacks.Callback):
     """
 
     def __init__(self, estimator, epochs: float = 0.6):
-        super().__init__()
+        super().__init__(epochs)
         self.estimator = estimators.get(estimator)
-        self.epochs = checks.positive("FirstEstimator: epochs", epochs)
 
     def on_train_begin(self, logs=None):
         estimators.check(self.estimator, self.model.latent)
 
     def on_epoch_begin(self, epoch, logs=None):
-        epochs = self.epochs if self.epochs >= 1 else self.epochs * self.params["epochs"]
-        self.model.let_first_estimator(self.estimator if epoch < epochs else None)
+        self.model.let_first_estimator(self.estimator if epoch < self.duration else None)
 
 
 class GradientVariance(keras.callbacks.Callback):

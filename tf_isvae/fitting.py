@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import checks, priors
-from tf_isvae.model import CHUNK, DiscreteVAE, check_model, only_images
+from tf_isvae import checks, chunks, priors
+from tf_isvae.model import CHUNK, DiscreteVAE, check_model
 
 
 def fit_prior(
@@ -68,15 +68,9 @@ def fit_prior(
 
 
 def _encoded(model: DiscreteVAE, images) -> np.ndarray:
-    """eta (n, encoder_units) of all images."""
-    if isinstance(images, tf.data.Dataset):
-        batches = (checks.images("images", only_images(batch), model.image_shape) for batch in images)
-    else:
-        batches = [checks.images("images", images, model.image_shape)]
-    eta = [model.encoder(rows[i : i + CHUNK], training=False) for rows in batches for i in range(0, len(rows), CHUNK)]
-    if not eta:
-        raise ValueError("images come as a data set without any batch; it must have at least 1.")
-    return np.concatenate([np.asarray(each, np.float32) for each in eta])
+    """eta (n, encoder_units), float32, of all images."""
+    rows = chunks.of_images(images, model.image_shape, CHUNK)
+    return np.concatenate([np.asarray(model.encoder(chunk, training=False), np.float32) for _, chunk in rows])
 
 
 class _OfPrior(keras.Model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 
@@ -11,16 +10,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import _private_apis, checks, chunks, estimators, latents, likelihoods, networks, posteriors, priors
+from tf_isvae import (
+    _private_apis,
+    checks,
+    chunks,
+    estimators,
+    latents,
+    likelihoods,
+    networks,
+    posteriors,
+    priors,
+    refinement,
+)
 from tf_isvae.distortion import distorted
 
 # Rows that encode, decode and the like work on at a time, which bounds their memory.
 CHUNK = 1024
 OWN_LOSS = "the loss is -ELBO, and the logs have its parts, log_likelihood and kl"
 IGNORED = ("loss", "loss_weights", "metrics", "weighted_metrics")
-# Of `refine`: Adam's rate at the beginning, which a cosine takes to 0, and how many estimates a step averages.
-_REFINE_RATE = 0.1
-_DRAWS = 8
 # They tell the noise of `distortion` and `hidden_pixels` from that of z.
 _DISTORTION, _HIDING = 0x64697374, 0x68696465
 NO_WEIGHTS = "sample_weight or class_weight was given; DiscreteVAE weighs all images alike: leave it out."
@@ -416,41 +423,22 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
 
         return self._in_chunks(log_mean_weight, images, *seeds)
 
+    def _log_joint_of_codes(self, images) -> tuple[tf.Tensor, tf.Tensor]:
+        """z of all codes (codes, units), and ln p(x|z) + ln p(z) of each image (codes, batch)."""
+        z = self.latent.from_codes(self.latent.all_codes())
+        return z, self.log_likelihood_of(images)(z[:, None]) + self.prior.log_prob(z)[:, None]
+
     def _eta(self, images, refine: int):
-        """eta (batch, encoder_units) of the images: the encoder's, after so many steps of Adam on each image's ELBO."""
+        """eta (batch, encoder_units) of the images: the encoder's, or refined by so many steps."""
         eta = self.encoder(images, training=False)
         if not refine:
             return eta
-        images, noise = tf.cast(images, tf.float32), priors.stateless_seed(self.seed)
-        if self.latent.enumerable:  # what does not depend on q, once
-            z = self.latent.from_codes(self.latent.all_codes())
-            log_joint = self.log_likelihood_of(images)(z[:, None]) + self.prior.log_prob(z)[:, None]
+        images = tf.cast(images, tf.float32)
+        if self.latent.enumerable:
+            loss = refinement.exact_loss(self.latent, *self._log_joint_of_codes(images))
         else:
-            many_images = tf.tile(images, (_DRAWS, 1, 1, 1))
-
-        def negative_elbo(eta, t):
-            if self.latent.enumerable:
-                log_q = posteriors.of(self.latent.posterior(eta)).log_prob_of_each(z, "refine")
-                return tf.reduce_sum(tf.exp(log_q) * (log_q - log_joint))
-            q = self.latent.posterior(tf.tile(eta, (_DRAWS, 1)))
-            estimate, kl = self._terms_of(q, many_images, tf.random.experimental.stateless_fold_in(noise, t))
-            return tf.reduce_sum(kl - estimate.surrogate) / _DRAWS
-
-        def step(t, eta, mean, square):
-            with tf.GradientTape() as tape:
-                tape.watch(eta)
-                loss = negative_elbo(eta, t)
-            gradient = tape.gradient(loss, eta)
-            mean = 0.9 * mean + 0.1 * gradient
-            square = 0.999 * square + 0.001 * tf.square(gradient)
-            done = tf.cast(t + 1, tf.float32)
-            rate = _REFINE_RATE * 0.5 * (1 + tf.cos(math.pi * tf.cast(t, tf.float32) / refine))
-            change = mean / (1 - 0.9**done) / (tf.sqrt(square / (1 - 0.999**done)) + 1e-8)
-            return t + 1, eta - rate * change, mean, square
-
-        eta = tf.cast(eta, tf.float32)
-        begin = (tf.constant(0), eta, tf.zeros_like(eta), tf.zeros_like(eta))
-        return tf.while_loop(lambda t, *_: t < refine, step, begin)[1]
+            loss = refinement.drawn_loss(self.latent, self._terms_of, images, priors.stateless_seed(self.seed))
+        return refinement.refined(eta, loss, refine)
 
     @_private_apis.graph_method
     def _encode(self, images, refine=0):
@@ -473,8 +461,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
 
     @_private_apis.graph_method
     def _exact_log_likelihood(self, images):
-        z = self.latent.from_codes(self.latent.all_codes())
-        log_joint = self.log_likelihood_of(images)(z[:, None]) + self.prior.log_prob(z)[:, None]
+        _, log_joint = self._log_joint_of_codes(images)
         return tf.reduce_logsumexp(log_joint, axis=0)
 
     @_private_apis.graph_method

@@ -27,7 +27,7 @@ from tf_isvae import checks
 from tf_isvae.datasets import batches, bundled, conversion, noise, splits, tfds
 from tf_isvae.datasets.arrays import Arrays, Npz
 from tf_isvae.datasets.folders import Files, Folder, image_files
-from tf_isvae.datasets.sources import NoLabels, NoSuchSplit, Source, check_split, quoted
+from tf_isvae.datasets.sources import NoLabels, NoSuchSplit, Selectable, Source, check_split, quoted
 
 __all__ = [
     "MEMORY_LIMIT",
@@ -278,7 +278,7 @@ def _find(
             "another of TFDS), a NumPy array, a pair (images, labels) of them, or the path of an .npz file or a "
             "folder of images."
         )
-    if not isinstance(found, tfds.Tfds) and (rows := split.rows(found.count)) is not None:
+    if isinstance(found, Selectable) and (rows := split.rows(found.count)) is not None:
         found.keep(rows)
     return found, size or found.default_size
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae.datasets.sources import Encoded, check_split, quoted
+from tf_isvae.datasets.sources import Encoded, Selectable, check_split, quoted
 
 BROKEN = "cannot be decoded as PNG or JPEG"
 _SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -26,7 +26,7 @@ class _Header(NamedTuple):
     orientation: int  # 1 to 8, as in EXIF
 
 
-class Files(Encoded):
+class Files(Encoded, Selectable):
     """Image files, without labels, in the order given.
 
     Args:

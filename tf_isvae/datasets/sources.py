@@ -38,12 +38,16 @@ class Source(abc.ABC):
     def contents(self) -> list:
         """JSON values that differ if the images differ, and not if they have only moved. Decodes no image."""
 
+
+class Selectable(Source):
+    """One that may give any of its images."""
+
     @abc.abstractmethod
     def keep(self, rows: np.ndarray) -> None:
         """Leaves only these images: indices, sorted."""
 
 
-class InMemory(Source):
+class InMemory(Selectable):
     """Images that fit into memory as they are stored."""
 
     @abc.abstractmethod

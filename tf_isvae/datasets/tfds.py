@@ -65,9 +65,6 @@ class Tfds(Encoded):
         self.shape = tuple(self._image.shape)
         self.has_labels = isinstance(features.get("label"), tfds.features.ClassLabel)
 
-    def keep(self, rows):
-        raise NotImplementedError("TFDS itself knows slices.")
-
     def contents(self):
         sizes = [tf.io.gfile.stat(file.filename).length for file in self._files]
         return [

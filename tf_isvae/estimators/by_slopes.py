@@ -1,0 +1,185 @@
+"""Estimators that need the slopes of f = ln p(x|.): they backpropagate through the decoder to z."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from tf_isvae import posteriors
+from tf_isvae.estimators.base import Estimate, Estimator, Sampling
+from tf_isvae.estimators.by_values import DisARM
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class Reparameterized(Sampling):
+    """Backpropagation through the samples (paper, section 2, eq. 6 to 10). Gaussian latents only, unbiased.
+
+        1/M sum_m ln p(x|z_m),   z_m = mean + scale * epsilon_m
+
+    Args:
+        num_samples: M, the number of decoder evaluations per image.
+
+    Raises:
+        ValueError: it is not a positive integer. TypeError, when called: the posterior is not Gaussian.
+
+    Example:
+        >>> q = GaussianLatent(3).posterior(tf.zeros((2, 6)))  # 2 images, each with 3 Gaussians
+        >>> estimators.Reparameterized()(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
+        TensorShape([2])
+
+    References:
+        Kingma & Welling, "Auto-encoding variational Bayes", 2013, arXiv:1312.6114.
+    """
+
+    def __call__(self, posterior, log_likelihood, seed=None):
+        q = posteriors.of(posterior).reparameterized("Reparameterized")
+        estimate = tf.reduce_mean(log_likelihood(q.sample(self.num_samples, seed=seed)), axis=0)
+        return Estimate(value=estimate, surrogate=estimate)
+
+    def check(self, posterior):
+        posteriors.of(posterior).reparameterized("Reparameterized")
+
+
+def _with_gradient_of(z: tf.Tensor, proxy: tf.Tensor) -> tf.Tensor:
+    """z, with the gradient of `proxy`."""
+    return tf.stop_gradient(z - proxy) + proxy
+
+
+class _Relaxed(Sampling):
+    """One that gives each sample the gradient of `_proxy`, a function of eta. Biased."""
+
+    def __call__(self, posterior, log_likelihood, seed=None):
+        logits, to_z, to_one_hots = posteriors.of(posterior).relaxation(type(self).__name__)
+        z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
+        proxy = self._proxy(logits, to_one_hots(z))
+        estimate = tf.reduce_mean(log_likelihood(_with_gradient_of(z, to_z(proxy))), axis=0)
+        return Estimate(value=estimate, surrogate=estimate)
+
+    def check(self, posterior):
+        posteriors.of(posterior).relaxation(type(self).__name__)
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class StraightThrough(_Relaxed):
+    """BIASED. Backpropagation as if the sample were its mean: dz/d eta := d mean / d eta. For comparison.
+
+    The paper compares itself with it by way of VQ-VAE. Bernoulli and Categorical.
+
+    Args:
+        num_samples: M, the number of decoder evaluations per image.
+
+    Raises:
+        ValueError: it is not a positive integer. TypeError, when called: the posterior is Gaussian.
+
+    Example:
+        >>> q = BernoulliLatent(3).posterior(tf.zeros((2, 3)))  # 2 images, each with 3 bits
+        >>> estimators.StraightThrough()(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
+        TensorShape([2])
+
+    References:
+        Bengio, Leonard & Courville, "Estimating or propagating gradients through stochastic neurons", 2013,
+        arXiv:1308.3432.
+    """
+
+    def _proxy(self, logits, z):
+        return tf.nn.softmax(logits)
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class ReinMax(_Relaxed):
+    """BIASED. Straight-through to second order (Heun's method). For comparison.
+
+    With p = softmax(eta) and p_z = (p + z) / 2, the gradient is 2 dz_1 - 1/2 dz_0, where dz_0 backpropagates through
+    the softmax at p and dz_1 through the softmax at p_z. Bernoulli and Categorical.
+
+    Args:
+        num_samples: M, the number of decoder evaluations per image.
+
+    Raises:
+        ValueError: it is not a positive integer. TypeError, when called: the posterior is Gaussian.
+
+    Example:
+        >>> q = BernoulliLatent(3).posterior(tf.zeros((2, 3)))  # 2 images, each with 3 bits
+        >>> estimators.ReinMax()(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
+        TensorShape([2])
+
+    References:
+        Liu et al., "Bridging discrete and backpropagation: straight-through and beyond", 2023, arXiv:2304.08612.
+    """
+
+    def _proxy(self, logits, z):
+        p = tf.nn.softmax(logits)
+        # Logits whose softmax is (p + z) / 2, with the gradient of eta.
+        middle = _with_gradient_of(tf.math.log((p + z) / 2 + 1e-30), logits)
+        return 2 * tf.nn.softmax(middle) - 0.5 * p
+
+
+@keras.saving.register_keras_serializable("tf_isvae")
+class Linearized(Estimator):
+    """Another estimator, of f = ln p(x|.) less its tangent at the mean of q. Unbiased if that one is.
+
+        f(z) - g . (z - mean),   g = df/dz at z = mean;   g . d mean is given back in closed form
+
+    What the other estimator has to find by sampling is only how f bends. Bernoulli and Categorical. One decoder
+    evaluation more than the other estimator, with its backpropagation to z.
+
+    Args:
+        estimator: the other one; default DisARM().
+
+    Raises:
+        TypeError: it is no estimator; when called: the posterior is Gaussian, or not of the other one's kind.
+
+    Example:
+        >>> q = BernoulliLatent(3).posterior(tf.zeros((2, 3)))  # 2 images, each with 3 bits
+        >>> estimators.Linearized(estimators.ARMS(3))(q, lambda z: tf.reduce_sum(z, axis=-1)).value.shape
+        TensorShape([2])
+
+    References:
+        Gu, Levine, Sutskever & Mnih, "MuProp: unbiased backpropagation for stochastic neural networks", 2016,
+        arXiv:1511.05176: there with independent samples. With antithetic ones (DisARM, ARMS) the two reductions
+        multiply.
+    """
+
+    def __init__(self, estimator: Estimator | None = None):
+        self.estimator = DisARM() if estimator is None else estimator
+        if not isinstance(self.estimator, Estimator):
+            raise TypeError(f"Linearized: estimator is {estimator!r}; it must be an object of tf_isvae.estimators.")
+
+    @property
+    def exact(self) -> bool:
+        return self.estimator.exact
+
+    def __call__(self, posterior, log_likelihood, seed=None):
+        logits, to_z, _ = posteriors.of(posterior).relaxation("Linearized")
+        p = tf.nn.softmax(logits)
+        at = tf.stop_gradient(p)
+        mean = to_z(at)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(at)
+            f = log_likelihood(to_z(at)[None])
+        slopes = tf.stop_gradient(tape.gradient(f, at))
+        g = to_z(slopes)
+        rest = self.estimator(posterior, lambda z: log_likelihood(z) - tf.reduce_sum(g * (z - mean), axis=-1), seed)
+        # In the mean over z the tangent adds nothing to the value. A one-hot vector sums to 1, so a constant may be
+        # taken off its slopes: the slope of the mode, which leaves exactly 0 of a variable that is certain, however
+        # softmax rounds.
+        mode = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        slopes -= tf.gather(slopes, mode[..., None], batch_dims=2)
+        return Estimate(value=rest.value, surrogate=rest.surrogate + tf.reduce_sum(slopes * p, axis=[-2, -1]))
+
+    def check(self, posterior):
+        posteriors.of(posterior).relaxation("Linearized")
+        self.estimator.check(posterior)
+
+    def decoder_evaluations(self, latent) -> int:
+        return 1 + self.estimator.decoder_evaluations(latent)
+
+    def get_config(self):
+        return {"estimator": keras.saving.serialize_keras_object(self.estimator)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["estimator"]))
+
+    def __repr__(self):
+        return f"Linearized({self.estimator!r})"

@@ -1,0 +1,116 @@
+"""Estimators by name: "ARMS:4", "Linearized+DisARM:1"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tf_isvae.estimators.base import Estimate, Estimator
+from tf_isvae.estimators.by_slopes import Linearized, ReinMax, Reparameterized, StraightThrough
+from tf_isvae.estimators.by_values import ARMS, DisARM, Enumerated, ImportanceSampling, LeaveOneOut
+
+_BY_NAME = {
+    cls.__name__: cls
+    for cls in (
+        ImportanceSampling,
+        LeaveOneOut,
+        DisARM,
+        ARMS,
+        Enumerated,
+        Reparameterized,
+        StraightThrough,
+        ReinMax,
+        Linearized,
+    )
+}
+_LINEARIZED = "Linearized+"
+
+
+def names() -> list[str]:
+    """The names that `get` takes, without counts.
+
+    Example:
+        >>> estimators.names()[:4]
+        ['ImportanceSampling', 'LeaveOneOut', 'DisARM', 'ARMS']
+    """
+    return list(_BY_NAME)
+
+
+def get(estimator: str | Estimator) -> Estimator:
+    """The estimator that a text names; an estimator itself is returned as it is.
+
+    Args:
+        estimator: NAME or NAME:COUNT, with the number of samples (of pairs for DisARM); Linearized+NAME:COUNT is
+            Linearized of that one. Or an object that can be called as an estimator.
+
+    Raises:
+        ValueError: a text that names none, or a count that it does not take. TypeError: something else.
+
+    Example:
+        >>> estimators.get("ARMS:4"), estimators.get("DisARM"), estimators.get("Linearized+DisARM:1")
+        (ARMS(num_samples=4), DisARM(num_pairs=1), Linearized(DisARM(num_pairs=1)))
+    """
+    if not isinstance(estimator, str):
+        return _checked(estimator)
+    if estimator.startswith(_LINEARIZED):
+        return Linearized(get(estimator.removeprefix(_LINEARIZED)))
+    name, colon, count = estimator.partition(":")
+    cls = _BY_NAME.get(name)
+    if cls is None or (colon and not (count.isascii() and count.isdecimal())):
+        raise ValueError(
+            f"estimator is {estimator!r}; it must be NAME, NAME:COUNT or Linearized+NAME:COUNT, with NAME one of "
+            f"{', '.join(_BY_NAME)}."
+        )
+    if not colon:
+        return cls()
+    if cls.count is None:
+        raise ValueError(f"estimator is {estimator!r}; it must be {name} alone, which takes no count.")
+    return cls(**{cls.count: int(count)})
+
+
+def name_of(estimator: Estimator) -> str:
+    """The text from which `get` makes an equal estimator.
+
+    Raises ValueError if there is none: an estimator of one's own, or ImportanceSampling with a proposal.
+
+    Example:
+        >>> [estimators.name_of(estimator) for estimator in (estimators.ARMS(4), estimators.Linearized())]
+        ['ARMS:4', 'Linearized+DisARM:1']
+    """
+    cls = type(estimator)
+    if cls is Linearized:
+        return _LINEARIZED + name_of(estimator.estimator)
+    if _BY_NAME.get(cls.__name__) is cls:
+        text = cls.__name__ + (f":{getattr(estimator, cls.count)}" if cls.count else "")
+        if get(text).get_config() == estimator.get_config():
+            return text
+    raise ValueError(f"estimator is {estimator!r}; it must be one of {', '.join(_BY_NAME)}, without a proposal.")
+
+
+def check(estimator: Callable, latent) -> None:
+    """Raises TypeError or ValueError if it is no estimator, or one that does not take this latent."""
+    if isinstance(_checked(estimator), Estimator):
+        estimator.check(latent.prior())
+
+
+def check_estimate(estimate, estimator: Callable) -> Estimate:
+    """What an estimator has returned. Raises TypeError if it is no `Estimate`."""
+    if not isinstance(estimate, Estimate):
+        name = getattr(estimator, "__name__", type(estimator).__name__)
+        raise TypeError(
+            f"estimator {name} returned {_kind(estimate)}; it must return estimators.Estimate(value, surrogate), each "
+            "of shape (batch,): the estimate of E_q[ln p(x|z)], and what has the gradient's estimate as its gradient."
+        )
+    return estimate
+
+
+def _kind(value) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if tf.is_tensor(value) else f"a {type(value).__name__}"
+
+
+def _checked(estimator):
+    # Any function with the signature of Estimator.__call__ will do.
+    if isinstance(estimator, type) or not callable(estimator):
+        raise TypeError(f"estimator is {estimator!r}; it must be an object of tf_isvae.estimators, or the name of one.")
+    return estimator
