@@ -56,6 +56,7 @@ def choose(sizes: list[Size]) -> Size:
     """The one that RULE names: of the smallest bound; if none has room to spare, the largest.
 
     Example:
+        >>> from tf_isvae.commands.choose_size import Size, choose
         >>> small, large = (Size(str(c), 100, 80, 20, 28.0, c, c, c) for c in (32, 64))
         >>> choose([large, small]).size
         '64'
