@@ -17,6 +17,7 @@ ORDER = (
         "chunks",
         "posteriors",
         "latents",
+        "products",
         "likelihoods",
         "estimators",
     ),

@@ -197,7 +197,8 @@ def trained_gradient(model, kl_weight):
     @tf.function(autograph=False)
     def gradient(seed):
         with tf.GradientTape() as tape:
-            estimate, kl = model._elbo_terms(IMAGES, seed, training=True, kl_weight=kl_weight)
+            posterior = model.latent.posterior(model.encoder(IMAGES, training=True))
+            estimate, kl = model._terms_of(posterior, IMAGES, seed, training=True, kl_weight=kl_weight)
             loss = tf.reduce_mean(kl_weight * kl - estimate.surrogate)
         gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
         return tf.concat([tf.reshape(each, [-1]) for each in gradients], 0), tf.reduce_mean(kl - estimate.value)

@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     from tf_isvae.fitting import fit_prior
     from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent
     from tf_isvae.model import DiscreteVAE
+    from tf_isvae.products import ProductLatent
 
 __all__ = [
     "BernoulliLatent",
     "CategoricalLatent",
     "DiscreteVAE",
     "GaussianLatent",
+    "ProductLatent",
     "callbacks",
     "datasets",
     "estimators",
@@ -67,6 +69,7 @@ __getattr__ = _lazy.attributes(
     {
         **dict.fromkeys(__all__),
         **dict.fromkeys(("BernoulliLatent", "CategoricalLatent", "GaussianLatent"), "tf_isvae.latents"),
+        "ProductLatent": "tf_isvae.products",
         "DiscreteVAE": "tf_isvae.model",
         "fit_prior": "tf_isvae.fitting",
     },

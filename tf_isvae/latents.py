@@ -39,6 +39,8 @@ class Latent(keras.layers.Layer):
     encoder_units: int
     code_units: int
     code_dtype = "int32"
+    feature_units = 0
+    """How many real numbers belong to a code beside it (ProductLatent)."""
 
     def __init__(self, units: int, encoder_units: int, code_units: int, straight_through: bool = True, **kwargs):
         # Log-probabilities and the KL stay in float32 under any precision policy.
@@ -96,6 +98,10 @@ class Latent(keras.layers.Layer):
         q, p = (posteriors.of(each).factors("kl_per_unit") for each in (q, self.prior()))
         return tfd.kl_divergence(q, p)
 
+    def annealed(self, q: tfd.Distribution, weight: tf.Tensor) -> tuple[tf.Tensor | float, tf.Tensor | None]:
+        """What the weight of callbacks.KLAnnealing makes of the KL: a factor, and what is added, (batch,) nats."""
+        return weight, None
+
     def codes(self, logits: tf.Tensor) -> tf.Tensor:
         """The mode of q as codes, int32 (batch, code_units), from eta (batch, encoder_units)."""
         return self.to_codes(self.posterior(logits).mode())
@@ -107,6 +113,10 @@ class Latent(keras.layers.Layer):
     def from_codes(self, codes: tf.Tensor) -> tf.Tensor:
         """z (..., units) float32 of codes (..., code_units)."""
         raise NotImplementedError(f"{type(self).__name__} must define from_codes(codes).")
+
+    def stored(self, z: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
+        """What one keeps of z (..., units): its codes; codes and features if the latent has both."""
+        return self.to_codes(z)
 
     @property
     def code_values(self) -> int | None:
@@ -146,6 +156,12 @@ class Latent(keras.layers.Layer):
             )
         self._check_values(codes)
         return codes.astype(self.code_dtype)
+
+    def check_stored(self, codes, features=None) -> tuple[np.ndarray, ...]:
+        """Codes, and features if the latent has any, as arrays. Raises as `check_codes`."""
+        if features is not None:
+            raise ValueError(f"features were given; a {type(self).__name__} has codes only: leave them out.")
+        return (self.check_codes(codes),)
 
     def _check_values(self, codes: np.ndarray) -> None:
         accepted = f"0 to {self.code_values - 1}"
@@ -348,4 +364,6 @@ class GaussianLatent(Latent):
 def check(latent) -> None:
     """Raises TypeError if it is no latent."""
     if not isinstance(latent, Latent):
-        raise TypeError(f"latent is {latent!r}; it must be a BernoulliLatent, CategoricalLatent or GaussianLatent.")
+        raise TypeError(
+            f"latent is {latent!r}; it must be a BernoulliLatent, CategoricalLatent, GaussianLatent or ProductLatent."
+        )

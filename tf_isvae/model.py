@@ -57,7 +57,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
 
     Args:
         encoder: Keras model from images (batch, H, W, C) to eta (batch, latent.encoder_units).
-        latent: BernoulliLatent, CategoricalLatent or GaussianLatent.
+        latent: BernoulliLatent, CategoricalLatent, GaussianLatent, or a ProductLatent of these.
         decoder: Keras model from z (batch, latent.units) to (batch, H, W, likelihood.output_channels(C)), linear.
         estimator: an object of `tf_isvae.estimators`, or a text for `estimators.get`; default
             ImportanceSampling(num_samples=1), the paper's.
@@ -194,18 +194,13 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             images = tf.nn.experimental.stateless_dropout(images, self.hidden_pixels, fold_in(seed, _HIDING))
         return images
 
-    def _elbo_terms(self, images, seed, training: bool = False, kl_weight=1.0) -> tuple[estimators.Estimate, tf.Tensor]:
+    def _terms_of(
+        self, posterior, images, seed, training: bool = False, kl_weight=1.0
+    ) -> tuple[estimators.Estimate, tf.Tensor]:
         """The two terms of eq. 1, per image: the estimate of E_q[ln p(x|z)], and the KL (batch,) in nats.
 
-        The gradient of kl_weight * KL - surrogate is that of the loss.
+        Of any q(z|x) with batch shape (batch,). The gradient of kl_weight * KL - surrogate is that of the loss.
         """
-        images = tf.cast(images, tf.float32)
-        seen = self._seen(images, seed) if training else images
-        posterior = self.latent.posterior(self.encoder(seen, training=training))
-        return self._terms_of(posterior, images, seed, training, kl_weight)
-
-    def _terms_of(self, posterior, images, seed, training: bool = False, kl_weight=1.0):
-        """As `_elbo_terms`, of any q(z|x) with batch shape (batch,)."""
         log_likelihood = self.log_likelihood_of(images, training)
         kl = self.prior.kl(posterior)
         if kl is not None:
@@ -219,12 +214,23 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         kl = posteriors.of(posterior).negative_entropy() - log_prior
         return estimators.Estimate(joint.value - kl_weight * log_prior, joint.surrogate), kl
 
-    def _terms_of_waiting_prior(self, images, seed, kl_weight) -> tuple[estimators.Estimate, tf.Tensor, tf.Tensor]:
-        """The two terms of eq. 1, as `_elbo_terms`, and the loss of each image: with the latent's own prior for encoder
-        and decoder, and -ln p(z) of a sample for the prior.
-        """
+    def _training_terms(self, images, seed) -> tuple[estimators.Estimate, tf.Tensor, tf.Tensor]:
+        """The two terms of eq. 1, as `_terms_of`, and the loss of each image, with its weights."""
         images = tf.cast(images, tf.float32)
         posterior = self.latent.posterior(self.encoder(self._seen(images, seed), training=True))
+        annealing, rest = self.latent.annealed(posterior, self.kl_annealing)
+        kl_weight = self.kl_weight * annealing
+        if self.prior_waits:
+            estimate, kl, losses = self._terms_of_waiting_prior(posterior, images, seed, kl_weight)
+        else:
+            estimate, kl = self._terms_of(posterior, images, seed, training=True, kl_weight=kl_weight)
+            losses = kl_weight * kl - estimate.surrogate
+        return estimate, kl, losses if rest is None else losses + self.kl_weight * rest
+
+    def _terms_of_waiting_prior(self, posterior, images, seed, kl_weight):
+        """As `_training_terms`: with the latent's own prior for encoder and decoder, and -ln p(z) of a sample for the
+        prior.
+        """
         estimate = self._estimate(posterior, self.log_likelihood_of(images, training=True), seed, training=True)
         z = tf.stop_gradient(posterior.sample(seed=seed))
         log_prior = self.prior.log_prob(z)
@@ -265,12 +271,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             global_batch = replica.all_reduce(tf.distribute.ReduceOp.SUM, global_batch)
         seed = self.noise_seed(_private_apis.batches_seen(self.optimizer))
         with tf.GradientTape() as tape:
-            kl_weight = self.kl_weight * self.kl_annealing
-            if self.prior_waits:
-                estimate, kl, losses = self._terms_of_waiting_prior(images, seed, kl_weight)
-            else:
-                estimate, kl = self._elbo_terms(images, seed, training=True, kl_weight=kl_weight)
-                losses = kl_weight * kl - estimate.surrogate
+            estimate, kl, losses = self._training_terms(images, seed)
             loss = tf.reduce_sum(losses) / global_batch
             if self.losses:  # regularisers of the user's networks, in the dtypes of their layers
                 regularisation = tf.add_n([tf.cast(term, tf.float32) for term in self.losses])
@@ -285,7 +286,9 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         # The count of images seen so far tells the batches of one evaluation apart, and starts anew with the next.
         # Negative steps never meet those of training.
         step = -1 - tf.cast(self._trackers[0].count, tf.int32)
-        return self._update_metrics(*self._elbo_terms(images, self.noise_seed(step)))
+        images, seed = tf.cast(images, tf.float32), self.noise_seed(step)
+        posterior = self.latent.posterior(self.encoder(images, training=False))
+        return self._update_metrics(*self._terms_of(posterior, images, seed))
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
         """keras.Model.compile, without a loss and metrics: those of a DiscreteVAE are its own."""
@@ -337,7 +340,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
 
     # --- using a trained model ----------------------------------------------------------------------------------
 
-    def encode(self, images, refine: int = 0) -> np.ndarray:
+    def encode(self, images, refine: int = 0) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Codes of images: the mode of q(z|x).
 
         Args:
@@ -348,19 +351,25 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
                 al. 2018, arXiv:1802.02550). The noise is the same in every call.
 
         Returns:
-            int32: Bernoulli bits (n, units), Categorical indices (n, variables). Gaussian: the mean, float32.
+            int32: Bernoulli bits (n, units), Categorical indices (n, variables). Gaussian: the mean, float32. A
+            ProductLatent with a continuous part: a pair, the codes and the features, float32 (n, feature_units).
 
         Raises:
             ValueError: images of another shape or range, or `refine` is not an integer of at least 0.
         """
         return self._in_chunks(functools.partial(self._encode, refine=_steps(refine)), self._chunks(images))
 
-    def decode(self, codes) -> np.ndarray:
-        """Mean images, float32 (n, H, W, C) in [0, 1], of codes as `encode` gives them.
+    def decode(self, codes, features=None) -> np.ndarray:
+        """Mean images, float32 (n, H, W, C) in [0, 1], of codes, and of features if the latent has any, as `encode`
+        gives them.
 
-        Raises ValueError for codes of another shape or range.
+        Raises ValueError for codes or features of another shape or range.
         """
-        return self._in_chunks(self._decode, chunks.of_array(self.latent.check_codes(codes), CHUNK))
+        stored = self.latent.check_stored(codes, features)
+        if len(stored) == 1:
+            return self._in_chunks(self._decode, chunks.of_array(*stored, CHUNK))
+        rows = zip(chunks.of_array(stored[0], CHUNK), chunks.of_array(stored[1], CHUNK), strict=True)
+        return self._in_chunks(self._decode, ((i, (codes, features)) for (i, codes), (_, features) in rows))
 
     def reconstruct(self, images, seed: int | None = None) -> np.ndarray:
         """Mean images of one sample of q(z|x) for each image: (n, H, W, C) in [0, 1]. `seed` fixes the sample.
@@ -373,7 +382,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         """Mean images of n samples of the prior p(z): (n, H, W, C) in [0, 1]. `seed` fixes the samples."""
         n = checks.integer("generate: n", n)
         z = self.prior.sample(n, seed=self._fresh_seed(seed))
-        return self.decode(self.latent.to_codes(z).numpy())
+        return self.decode(*(each.numpy() for each in parts_of(self.latent.stored(z))))
 
     def elbo(self, images, seed: int | Sequence[int] | None = None, refine: int = 0) -> np.ndarray:
         """The evidence lower bound of each image: (n,) float32, nats, with the model's estimator of E_q[ln p(x|z)].
@@ -442,11 +451,11 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
 
     @_private_apis.graph_method
     def _encode(self, images, refine=0):
-        return self.latent.codes(self._eta(images, refine))
+        return self.latent.stored(self.latent.posterior(self._eta(images, refine)).mode())
 
     @_private_apis.graph_method
-    def _decode(self, codes):
-        return self.likelihood.mean(self.decoder(self.latent.from_codes(codes), training=False))
+    def _decode(self, *stored):
+        return self.likelihood.mean(self.decoder(self.latent.from_codes(*stored), training=False))
 
     @_private_apis.graph_method
     def _reconstruct(self, images, seed):
@@ -475,11 +484,16 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
     def _chunks(self, images, size: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         return chunks.of_images(images, self.image_shape, CHUNK if size is None else size)
 
-    def _in_chunks(self, function, rows: Iterator[tuple[int, np.ndarray]], *seeds) -> np.ndarray:
-        """The function on each chunk of rows, with seeds of the chunk's own; the results as one array."""
-        fold_in = tf.random.experimental.stateless_fold_in
-        results = [function(tf.constant(chunk), *(fold_in(seed, i) for seed in seeds)).numpy() for i, chunk in rows]
-        return np.concatenate(results)
+    def _in_chunks(self, function, rows: Iterator[tuple[int, np.ndarray | tuple]], *seeds):
+        """The function on each chunk of rows, with seeds of the chunk's own; the results as one array, or as a tuple of
+        arrays if it gives several.
+        """
+        fold_in, results = tf.random.experimental.stateless_fold_in, []
+        for i, chunk in rows:
+            result = function(*map(tf.constant, parts_of(chunk)), *(fold_in(seed, i) for seed in seeds))
+            results.append(tuple(part.numpy() for part in parts_of(result)))
+        arrays = tuple(map(np.concatenate, zip(*results, strict=True)))
+        return arrays if len(arrays) > 1 else arrays[0]
 
     def _fresh_seed(self, seed: int | None) -> tf.Tensor:
         """A stateless seed, int32 (2,): from the integer, or the next one of the model's own generator."""
@@ -523,6 +537,11 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
                 for key, value in config.items()
             }
         )
+
+
+def parts_of(stored) -> tuple:
+    """What `encode` gives, as a tuple: its first part is the codes, a second one the features of a ProductLatent."""
+    return stored if isinstance(stored, tuple) else (stored,)
 
 
 def _steps(refine: int) -> int:

@@ -147,6 +147,10 @@ class Posterior:
             raise self._cannot(needed_by, "one of differentiable samples, of a GaussianLatent.")
         return self
 
+    def split(self, needed_by: str):
+        """The discrete and the continuous parts of a product that has both (products.Split)."""
+        raise self._cannot(needed_by, "a product of discrete and of continuous parts, of a ProductLatent.")
+
     def factors(self, needed_by: str) -> tfd.Distribution:
         """The independent factors, one for each entry of a code, as a batch (batch, code_units)."""
         raise self._cannot(needed_by, "Bits, OneHots or Gaussian: their factors are known.")

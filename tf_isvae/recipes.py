@@ -15,7 +15,7 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 # The names of estimators.names().
 ESTIMATORS = (
     *("ImportanceSampling", "LeaveOneOut", "DisARM", "ARMS", "Enumerated", "Reparameterized", "StraightThrough"),
-    *("ReinMax", "Linearized"),
+    *("ReinMax", "Linearized", "Hybrid"),
 )
 # Those of priors.names().
 PRIORS = ("uniform", "factorized", "autoregressive", "mixture")

@@ -9,13 +9,14 @@ Every estimator is called as `estimator(posterior, log_likelihood, seed)`:
 
 and returns an `Estimate`. What it needs of the posterior beside samples, it asks `tf_isvae.posteriors`.
 
-An estimator can be named by a text, "ARMS:4" or "Linearized+DisARM:1": `get` makes it, `name_of` gives the text.
+An estimator can be named by a text, "ARMS:4", "Linearized+DisARM:1" or "Hybrid+Enumerated": `get` makes it, `name_of`
+gives the text.
 
 Inside: `base` says what an estimator is, `by_values` and `by_slopes` are the estimators, and `names` is the parser.
 """
 
 from tf_isvae.estimators.base import Estimate, Estimator, LogLikelihood
-from tf_isvae.estimators.by_slopes import Linearized, ReinMax, Reparameterized, StraightThrough
+from tf_isvae.estimators.by_slopes import Hybrid, Linearized, ReinMax, Reparameterized, StraightThrough
 from tf_isvae.estimators.by_values import ARMS, DisARM, Enumerated, ImportanceSampling, LeaveOneOut
 from tf_isvae.estimators.names import check, check_estimate, get, name_of, names
 
@@ -25,6 +26,7 @@ __all__ = [
     "Enumerated",
     "Estimate",
     "Estimator",
+    "Hybrid",
     "ImportanceSampling",
     "LeaveOneOut",
     "Linearized",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_isvae.estimators.base import Estimate, Estimator
-from tf_isvae.estimators.by_slopes import Linearized, ReinMax, Reparameterized, StraightThrough
+from tf_isvae.estimators.by_slopes import Hybrid, Linearized, ReinMax, Reparameterized, StraightThrough
 from tf_isvae.estimators.by_values import ARMS, DisARM, Enumerated, ImportanceSampling, LeaveOneOut
 
 _BY_NAME = {
@@ -22,9 +22,10 @@ _BY_NAME = {
         StraightThrough,
         ReinMax,
         Linearized,
+        Hybrid,
     )
 }
-_LINEARIZED = "Linearized+"
+_OF_ANOTHER = {f"{cls.__name__}+": cls for cls in (Linearized, Hybrid)}
 
 
 def names() -> list[str]:
@@ -42,7 +43,7 @@ def get(estimator: str | Estimator) -> Estimator:
 
     Args:
         estimator: NAME or NAME:COUNT, with the number of samples (of pairs for DisARM); Linearized+NAME:COUNT is
-            Linearized of that one. Or an object that can be called as an estimator.
+            Linearized of that one, and Hybrid+NAME:COUNT Hybrid of it. Or an object that can be called as an estimator.
 
     Raises:
         ValueError: a text that names none, or a count that it does not take. TypeError: something else.
@@ -53,13 +54,15 @@ def get(estimator: str | Estimator) -> Estimator:
     """
     if not isinstance(estimator, str):
         return _checked(estimator)
-    if estimator.startswith(_LINEARIZED):
-        return Linearized(get(estimator.removeprefix(_LINEARIZED)))
+    for prefix, cls in _OF_ANOTHER.items():
+        if estimator.startswith(prefix):
+            return cls(get(estimator.removeprefix(prefix)))
     name, colon, count = estimator.partition(":")
     cls = _BY_NAME.get(name)
     if cls is None or (colon and not (count.isascii() and count.isdecimal())):
         raise ValueError(
-            f"estimator is {estimator!r}; it must be NAME, NAME:COUNT or Linearized+NAME:COUNT, with NAME one of "
+            f"estimator is {estimator!r}; it must be NAME, NAME:COUNT, Linearized+NAME:COUNT or Hybrid+NAME:COUNT, "
+            f"with NAME one of "
             f"{', '.join(_BY_NAME)}."
         )
     if not colon:
@@ -79,8 +82,8 @@ def name_of(estimator: Estimator) -> str:
         ['ARMS:4', 'Linearized+DisARM:1']
     """
     cls = type(estimator)
-    if cls is Linearized:
-        return _LINEARIZED + name_of(estimator.estimator)
+    if cls in _OF_ANOTHER.values():
+        return f"{cls.__name__}+{name_of(estimator.estimator)}"
     if _BY_NAME.get(cls.__name__) is cls:
         text = cls.__name__ + (f":{getattr(estimator, cls.count)}" if cls.count else "")
         if get(text).get_config() == estimator.get_config():

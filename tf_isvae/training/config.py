@@ -62,7 +62,7 @@ class Config:
         None,
         settings.Named("estimators"),
         f"of the gradient: one of {', '.join(recipes.ESTIMATORS)}; with a count, as in ARMS:4; "
-        "Linearized+ before another, as in Linearized+DisARM",
+        "Linearized+ or Hybrid+ before another, as in Linearized+DisARM",
     )
     first_estimator: str | dict | None = setting(
         None,
