@@ -182,7 +182,7 @@ def wrong_settings(text=False):
         elif type(kind) is Kind:
             values, accepted = ([] if text else [3]), "text or a path"
         else:
-            assert field.name in ("model", "estimator", "likelihood"), (
+            assert field.name in ("model", "estimator", "first_estimator", "likelihood"), (
                 f"{field.name} needs rows of its own, in CALLS and COMMANDS"
             )
         yield from ((field.name, value, accepted) for value in values if not text or type(value) in (int, float, str))
@@ -596,6 +596,8 @@ CALLS = {
                 ({"likelihood": "Magic"}, "'Magic'", "DiscretizedLogistic:pixel"),
                 ({"likelihood": "Gaussian:-1"}, "'Gaussian:-1'", "Gaussian:SCALE"),
                 ({"likelihood": {"class_name": "x"}}, "class_name", "serialised form of a likelihood"),
+                ({"first_estimator": "Magic"}, "'Magic'", "ImportanceSampling"),
+                ({"model": "fc_cvae", "first_estimator": "DisARM"}, "posterior is OneHots", "it must be Bits"),
                 ({"estimator": "Estimator"}, "'Estimator'", "ImportanceSampling"),
                 ({"estimator": "Reparameterized"}, "posterior is Bits", "of a GaussianLatent"),
                 ({"estimator": "Enumerated"}, "codes", "at most 4096"),
@@ -706,6 +708,7 @@ COMMANDS = [
         for name, value, accepted in wrong_settings(text=True)
     ),
     (f"{TRAIN} --estimator Magic", "'Magic'", "DisARM"),
+    (f"{TRAIN} --first-estimator Magic", "'Magic'", "DisARM"),
     (f"{TRAIN} --likelihood Magic", "'Magic'", "Gaussian:SCALE"),
     (f"{TRAIN} --estimator Reparameterized", "Reparameterized: the posterior is Bits", "GaussianLatent"),
     (f"{TRAIN} --model fc_cvae --estimator DisARM", "DisARM: the posterior is OneHots", "BernoulliLatent"),
