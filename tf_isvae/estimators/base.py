@@ -36,6 +36,8 @@ class Estimator:
     exact = False
     # The argument of `__init__` that a text gives behind the colon, "ARMS:4"; None: it takes no count.
     count: str | None = None
+    # The argument that it gives behind a second colon, a number that need not be whole, "ReinMax:1:1.3".
+    real: str | None = None
 
     def __call__(self, posterior: tfd.Distribution, log_likelihood: LogLikelihood, seed=None) -> Estimate:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(posterior, log_likelihood, seed).")

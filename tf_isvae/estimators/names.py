@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -42,8 +43,9 @@ def get(estimator: str | Estimator) -> Estimator:
     """The estimator that a text names; an estimator itself is returned as it is.
 
     Args:
-        estimator: NAME or NAME:COUNT, with the number of samples (of pairs for DisARM); Linearized+NAME:COUNT is
-            Linearized of that one, and Hybrid+NAME:COUNT Hybrid of it. Or an object that can be called as an estimator.
+        estimator: NAME or NAME:COUNT, with the number of samples (of pairs for DisARM); ReinMax:COUNT:TEMPERATURE;
+            Linearized+NAME:COUNT is Linearized of that one, and Hybrid+NAME:COUNT Hybrid of it. Or an object that can
+            be called as an estimator.
 
     Raises:
         ValueError: a text that names none, or a count that it does not take. TypeError: something else.
@@ -51,25 +53,28 @@ def get(estimator: str | Estimator) -> Estimator:
     Example:
         >>> estimators.get("ARMS:4"), estimators.get("DisARM"), estimators.get("Linearized+DisARM:1")
         (ARMS(num_samples=4), DisARM(num_pairs=1), Linearized(DisARM(num_pairs=1)))
+        >>> estimators.get("ReinMax:1:1.3")
+        ReinMax(num_samples=1, temperature=1.3)
     """
     if not isinstance(estimator, str):
         return _checked(estimator)
     for prefix, cls in _OF_ANOTHER.items():
         if estimator.startswith(prefix):
             return cls(get(estimator.removeprefix(prefix)))
-    name, colon, count = estimator.partition(":")
-    cls = _BY_NAME.get(name)
-    if cls is None or (colon and not (count.isascii() and count.isdecimal())):
+    found = re.fullmatch(r"(\w+)(?::([0-9]+)(?::([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?))?)?", estimator)
+    cls = _BY_NAME.get(found[1]) if found else None
+    if cls is None:
         raise ValueError(
-            f"estimator is {estimator!r}; it must be NAME, NAME:COUNT, Linearized+NAME:COUNT or Hybrid+NAME:COUNT, "
-            f"with NAME one of "
-            f"{', '.join(_BY_NAME)}."
+            f"estimator is {estimator!r}; it must be NAME, NAME:COUNT, ReinMax:COUNT:TEMPERATURE, "
+            f"Linearized+NAME:COUNT or Hybrid+NAME:COUNT, with NAME one of {', '.join(_BY_NAME)}."
         )
-    if not colon:
-        return cls()
-    if cls.count is None:
+    name, count, real = found.groups()
+    if count and cls.count is None:
         raise ValueError(f"estimator is {estimator!r}; it must be {name} alone, which takes no count.")
-    return cls(**{cls.count: int(count)})
+    if real and cls.real is None:
+        raise ValueError(f"estimator is {estimator!r}; it must be {name}:COUNT, which takes no second number.")
+    arguments = {cls.count: int(count)} if count else {}
+    return cls(**arguments, **({cls.real: float(real)} if real else {}))
 
 
 def name_of(estimator: Estimator) -> str:
@@ -86,6 +91,8 @@ def name_of(estimator: Estimator) -> str:
         return f"{cls.__name__}+{name_of(estimator.estimator)}"
     if _BY_NAME.get(cls.__name__) is cls:
         text = cls.__name__ + (f":{getattr(estimator, cls.count)}" if cls.count else "")
+        if cls.real and getattr(estimator, cls.real) != getattr(cls(), cls.real):
+            text += f":{getattr(estimator, cls.real)}"
         if get(text).get_config() == estimator.get_config():
             return text
     raise ValueError(f"estimator is {estimator!r}; it must be one of {', '.join(_BY_NAME)}, without a proposal.")
