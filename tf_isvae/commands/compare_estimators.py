@@ -11,7 +11,10 @@ named as `tf_isvae.estimators.get` takes it: by its class, with its number of sa
 Linearized+DisARM:1 is Linearized(DisARM(1)). The same command again goes on with a run that was stopped.
 
 With --categorical, the protocol of Liu et al. 2023: many Categorical variables, grey MNIST, all 60,000 training images,
-784-512-256 and the mirror image, ReLU, batch 100, Adam 1e-3; 96,000 steps are their 160 epochs.
+784-512-256 and the mirror image, ReLU, batch 100, Adam 1e-3; 96,000 steps are their 160 epochs. Their own settings:
+
+    python scripts/compare_estimators.py --categorical 24x4 --estimators ReinMax:1:1.5 --optimizer RAdam \\
+        --learning-rate 5e-4 --steps 96000 --evaluate-every 8000
 """
 
 import argparse
@@ -42,6 +45,8 @@ def make_parser() -> command_line.Parser:
     add("--estimators", nargs="+", default=DEFAULT, metavar="NAME[:COUNT]", help=names)
     latent = "many categorical variables in place of bits, such as 24x4"
     add("--categorical", default=None, metavar="VARIABLESxCATEGORIES", help=latent)
+    add("--optimizer", choices=("Adam", "RAdam"), default="Adam", help="default Adam")
+    add("--learning-rate", type=float, default=1e-3, metavar="RATE", help="default 0.001")
     add("--precision", choices=recipes.PRECISIONS, default="float32", help="default float32")
     add("--steps", type=int, default=50_000, metavar="N", help="of training; default 50000")
     add("--evaluate-every", type=int, default=5_000, metavar="N", help="steps; default 5000")
@@ -83,7 +88,9 @@ def variant(arguments: argparse.Namespace) -> str:
     """What the names of this comparison end in, beside those of the others in the same folder."""
     precision = "" if arguments.precision == "float32" else f"_{arguments.precision}"
     seed = f"_seed{arguments.seed}" if arguments.seed else ""
-    return (f"_{arguments.categorical}" if arguments.categorical else "") + precision + seed
+    rate = "" if arguments.optimizer == "Adam" else f"_{arguments.optimizer}"
+    rate += "" if arguments.learning_rate == 1e-3 else f"_{arguments.learning_rate:g}"
+    return (f"_{arguments.categorical}" if arguments.categorical else "") + rate + precision + seed
 
 
 def make_latent(shared: Protocol):
@@ -92,7 +99,7 @@ def make_latent(shared: Protocol):
     return zoo.MODELS[shared.model].latent(shared.latent_dim)
 
 
-def build(estimator, shared: Protocol, precision: str, seed: int, steps_per_call: int = STEPS_PER_CALL):
+def build(estimator, shared: Protocol, arguments: argparse.Namespace, steps_per_call: int = STEPS_PER_CALL):
     import keras
 
     from tf_isvae import optimizers, training
@@ -105,15 +112,17 @@ def build(estimator, shared: Protocol, precision: str, seed: int, steps_per_call
             yield keras.layers.Dense(width)
             yield keras.layers.LeakyReLU(negative_slope=shared.slope)
 
-    keras.utils.set_random_seed(seed)
-    with training.layers_in(precision):
+    keras.utils.set_random_seed(arguments.seed)
+    with training.layers_in(arguments.precision):
         encoder = [keras.Input((28, 28, 1)), keras.layers.Flatten(), *hidden(shared.widths)]
         encoder.append(keras.layers.Dense(latent.encoder_units))
         decoder = [keras.Input((latent.units,)), *hidden(reversed(shared.widths)), keras.layers.Dense(784)]
         decoder.append(keras.layers.Reshape((28, 28, 1)))
         networks = keras.Sequential(encoder), latent, keras.Sequential(decoder)
-        model = DiscreteVAE(*networks, estimator=estimator, seed=seed)
-        model.compile(optimizer=optimizers.Adam(1e-3), steps_per_execution=steps_per_call)
+        model = DiscreteVAE(*networks, estimator=estimator, seed=arguments.seed)
+        rate = arguments.learning_rate
+        rate = optimizers.Rectified(rate) if arguments.optimizer == "RAdam" else rate
+        model.compile(optimizer=optimizers.Adam(rate), steps_per_execution=steps_per_call)
         model.optimizer.build(model.trainable_variables)
     return model
 
@@ -140,7 +149,7 @@ def run(text: str, shared: Protocol, arguments: argparse.Namespace) -> list[dict
         if step >= arguments.steps:
             return checkpoint.progress["history"]
         calls = steps_per_call(arguments.evaluate_every, step)
-        model = build(estimators.get(text), shared, arguments.precision, arguments.seed, calls)
+        model = build(estimators.get(text), shared, arguments, calls)
         identity = datasets.fingerprint("mnist", shared.split, data_dir=arguments.data_dir)
         workers = for_strategy("default")
         recorder = Recorder(model, directory, workers, arguments.evaluate_every, {shared.split: identity})
@@ -254,6 +263,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[argparse.Namespace, Protocol
     from tf_isvae import checks, estimators
 
     checks.integer("--seed", arguments.seed, 0)
+    checks.positive("--learning-rate", arguments.learning_rate)
     for name in ("steps", "evaluate_every"):
         checks.integer(f"--{name.replace('_', '-')}", getattr(arguments, name))
     if arguments.steps % arguments.evaluate_every:
