@@ -4,8 +4,8 @@
 
    IMAGES holds (n, H, W, C) float32 numbers in [0, 1], one image after the other, and nothing else: what NumPy's
    images.tofile(path) writes. Prints the code of each image on a line of its own; writes the images decoded from the
-   codes to DECODED, in the same form. docs/serving.md has the command that builds it. TensorFlow writes what it has to
-   say to standard error; the environment variable TF_CPP_MIN_LOG_LEVEL=2 keeps all but errors away. */
+   codes to DECODED, in the same form. docs/serving.md has the command that builds it. TensorFlow logs to
+   standard error; with the environment variable TF_CPP_MIN_LOG_LEVEL=2, only errors. */
 
 #define PROGRAM "encode"
 #include "saved_model.h"
@@ -19,7 +19,7 @@ static TF_Tensor *read_images(const char *path, const Model *model) {
     if (!file || fseek(file, 0, SEEK_END)) fail(path, "cannot be read");
     long size = ftell(file);
     if (size <= 0 || size % image) {
-        fprintf(stderr, PROGRAM ": %s: has %ld bytes; %dx%dx%d images of float32 have %zu each\n", path, size,
+        fprintf(stderr, PROGRAM ": %s: is %ld bytes long; it must hold whole %dx%dx%d images of float32, %zu bytes each\n", path, size,
                 (int)shape[1], (int)shape[2], (int)shape[3], image);
         exit(1);
     }

@@ -1,10 +1,10 @@
-/* Images of samples from the prior of an exported model, in C: no Python, and none of the package that trained it.
+/* Samples an exported model's prior and decodes the samples to images, in C: no Python, and none of the package that trained it.
 
        generate MODEL/VERSION N SEED [IMAGES]
 
    Prints the codes of N samples, each on a line of its own; writes their images to IMAGES: (N, H, W, C) float32 numbers
    in [0, 1], one image after the other, which NumPy's fromfile reads. Sample i has the seed (SEED, i), so the first
-   samples of one SEED are the same for each N. docs/serving.md has the command that builds it, as encode.c. */
+   samples of a SEED are the same for every N. docs/serving.md has the command that builds it. */
 
 #include <errno.h>
 

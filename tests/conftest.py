@@ -53,7 +53,7 @@ def no_traces(state):
 
 @pytest.fixture
 def prepared():
-    """prepared(name) skips the test where TFDS has not prepared that data set."""
+    """prepared(name) skips the test if TFDS has not prepared that data set."""
 
     def check(name):
         if not tfds_has(name):

@@ -438,7 +438,7 @@ class FailingImages(TinyImages):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A folder where TFDS has prepared TinyImages, in four files of unequal length."""
+    """A folder in which TFDS has prepared TinyImages, in four files of unequal length."""
     folder = tmp_path_factory.mktemp("tfds")
     TinyImages(data_dir=folder).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=4))
     assert len(list(folder.rglob("*train*.tfrecord*"))) == 4
@@ -932,7 +932,7 @@ def test_a_broken_image_is_named(tmp_path, damage):
         }[damage]
     )
     refused(ValueError, broken, "cannot be decoded", source=tmp_path)
-    # In one line also where nothing need be known of the images.
+    # In one line even if nothing need be known of the images.
     with pytest.raises(ValueError) as error:
         datasets.load(tmp_path, batch_size=2, image_size=4, channels=1)
     one_line(error, broken, "cannot be decoded")

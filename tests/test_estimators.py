@@ -672,7 +672,7 @@ def test_estimators_without_a_name():
 
 @pytest.mark.parametrize("name", [*UNBIASED, *BIASED, *LINEARIZED])
 def test_decoder_evaluations(name):
-    """As many as z are decoded, counted where the decoder is."""
+    """As many as the z that are decoded, counted in the decoder."""
     case, count = Case(*LATENTS["3 bits"]), 0
     estimator, evaluations, _ = {**UNBIASED, **BIASED, **LINEARIZED}[name]
 

@@ -158,7 +158,7 @@ def test_rounding_is_no_bias(bias):
 def test_estimator_bias_tells_biased_from_unbiased(latent):
     """Below a p-value of 1e-4 an unbiased estimator falls with a probability of at most 1e-4."""
     model = build(latent)
-    # Far from the start, where straight-through's bias is of the size of the gradient.
+    # Far from the start, so that straight-through's bias is of the size of the gradient.
     model.decoder.set_weights([3 * w for w in model.decoder.get_weights()])
     for unbiased in (estimators.LeaveOneOut(4), estimators.ImportanceSampling(8)):
         assert evaluation.estimator_bias(model, IMAGES, unbiased, draws=300)["p_value"] > 1e-4

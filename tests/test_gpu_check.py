@@ -1,4 +1,4 @@
-"""The first run on a GPU: the command gpu_check where there is none, its bounds, and what TF32 would change.
+"""The first run on a GPU: the command gpu_check without one, its bounds, and what TF32 would change.
 
 On a GPU with TF32, TensorFlow rounds the operands of float32 matrix products and convolutions to 10 bits of mantissa,
 unless it is told not to. `tf32` does the same to every product that this project's models and Keras's layers ask for.

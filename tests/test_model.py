@@ -435,7 +435,7 @@ def test_elbo_with_an_exact_estimator():
 
 
 @pytest.mark.parametrize("n", [1, 9, 1030])
-def test_log_likelihood_is_exact_where_codes_are_few(model, n):
+def test_log_likelihood_is_exact_if_codes_are_few(model, n):
     images = random_images(n)
     result = model.log_likelihood(images)
     assert result.dtype == np.float32 and result.shape == (n,)
@@ -986,7 +986,7 @@ def test_the_summary_knows_every_shape():
 @pytest.mark.parametrize("method", ["encode", "reconstruct", "elbo", "log_likelihood"])
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 def test_a_data_set_gives_what_its_array_gives(method, batch_size, no_enumeration, monkeypatch):
-    """The same seed, whatever the batches: bit for bit, also where chunks of 7 images and their batches differ."""
+    """The same seed, whatever the batches: bit for bit, even if chunks of 7 images and their batches differ."""
     monkeypatch.setattr(tf_isvae.model, "CHUNK", 7)
     images, labels = random_images(23), np.arange(23)
     options = {} if method == "encode" else {"seed": 3}

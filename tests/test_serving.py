@@ -632,7 +632,7 @@ def test_the_c_program_with_other_latents(place, models, c_program, tmp_path, na
     [
         ("exported_models/digits", "images.f32", "encode: exported_models/digits: Could not find SavedModel"),
         ("exported_models/digits/1", "none.f32", "encode: none.f32: cannot be read"),
-        ("exported_models/digits/1", "examples/encode.c", "28x28x1 images of float32 have 3136 each"),
+        ("exported_models/digits/1", "examples/encode.c", "28x28x1 images of float32, 3136 bytes each"),
         ("exported_models/digits/1", "bytes.f32", "images have values from 0 to 255; they must be in [0, 1]"),
     ],
 )

@@ -73,7 +73,7 @@ def test_in_a_pipeline(model):
     scale = preprocessing.FunctionTransformer(lambda rows: rows / 255)
     steps = pipeline.make_pipeline(scale, HashingTransformer("fc_bvae_mnist"))
     codes = steps.fit(255 * digits.reshape(-1, 784)).transform(255 * digits.reshape(-1, 784))
-    # An image may go from one side of the threshold to the other where scaling has rounded it.
+    # An image may cross the threshold if scaling has rounded it.
     assert (codes != zoo.load("fc_bvae_mnist").encode(digits)).mean() < 0.001
     assert steps[-1].image_shape_ == (28, 28, 1) and steps[-1].n_features_in_ == 784
 

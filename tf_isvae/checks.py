@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # NumPy and TensorFlow are imported where images are looked at: the command line does without
+if TYPE_CHECKING:  # NumPy and TensorFlow are imported when images are checked; the command line does without
     import numpy as np
 
 # Sums over all codes are exact; they are taken if there are at most so many.

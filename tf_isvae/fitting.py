@@ -29,7 +29,7 @@ def fit_prior(
 
     Args:
         model: a DiscreteVAE with a prior that learns: `model.with_prior("autoregressive")` gives one.
-        images: (n, H, W, C) in [0, 1], or a tf.data.Dataset of batches, of which one pass is made.
+        images: (n, H, W, C) in [0, 1], or a tf.data.Dataset of batches, which is read once.
         epochs: passes over the images; new codes are drawn in each.
         batch_size: images in a step.
         learning_rate: of Adam, at the beginning; a cosine takes it to 0.

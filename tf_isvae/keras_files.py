@@ -37,8 +37,8 @@ _NEWER_SETTINGS = ("quantization_config", "input_axes", "output_axes")
 def write(model: DiscreteVAE, path: str | os.PathLike) -> None:
     """Writes the model as a compressed .keras file, whole or not at all.
 
-    Keras itself stores the members as they are; compressed, a trained model takes a twelfth less, and one whose
-    matrices were rounded to bfloat16 half as much.
+    Keras itself stores the members uncompressed. Compressed, a trained model takes a twelfth less space, and one whose
+    matrices were rounded to bfloat16 half.
 
     Args:
         model: a DiscreteVAE.

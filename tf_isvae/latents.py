@@ -197,7 +197,7 @@ class BernoulliLatent(Latent):
 
     Args:
         units: the number of bits.
-        straight_through: False for samples that pass no gradient to eta, where the layer is used alone; default True,
+        straight_through: False for samples that pass no gradient to eta when the layer is used alone; default True,
             that of the mean. DiscreteVAE differentiates no samples.
 
     Raises:

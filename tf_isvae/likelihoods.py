@@ -7,7 +7,7 @@ which `log_prob` and `mean` are its own:
     log_prob(output, images)           (..., H, W, outputs), (batch, H, W, C) -> (..., batch)
     log_prob_of_each(output, images)   (codes, H, W, outputs), (batch, H, W, C) -> (codes, batch), every pair
     mean(output)                       the mean image, in [0, 1]
-    output_of_mean(images)             the output whose mean image is given: where a decoder may begin
+    output_of_mean(images)             the output that has this mean image: where a decoder may begin
     bits_per_dimension(nats, values)   ln p(x) of an image of so many values in bits a value; None if that means nothing
 
 `get("DiscretizedLogistic:pixel")` is the one parser of names, and `default(channels)` the choice of `zoo.build`.

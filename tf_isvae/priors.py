@@ -110,7 +110,7 @@ class Prior(keras.layers.Layer):
     def kl_per_unit(self, q: tfd.Distribution) -> tf.Tensor | None:
         """The KL of each bit, categorical variable or Gaussian, (batch, code_units) nats, of which `kl` is the sum.
 
-        None if it is no such sum, since the entries of z depend on each other.
+        None if it is no such sum because the entries of z depend on each other.
         """
         return None
 
@@ -165,7 +165,7 @@ class Uniform(Prior):
 class Factorized(Prior):
     """Independent entries of z, each with natural parameters of its own that are learned: eta (1, encoder_units).
 
-    For one Categorical, this is every prior that there is. It begins as the uniform prior (for Gaussians, with mean 0
+    For one Categorical, this is every possible prior. It begins as the uniform prior (for Gaussians, with mean 0
     and standard deviation ln 2).
 
     Example:
@@ -202,7 +202,7 @@ class Autoregressive(Prior):
     z_v is a bit, or a categorical variable. A hidden unit of degree d sees z_1 ... z_d only, and the logits of z_v see
     hidden units of degrees below v, and z_1 ... z_v-1 directly. It begins as the uniform prior.
 
-    To sample costs no more than to take ln p(z) once: the hidden units are sorted by degree, and as z_v becomes known,
+    Sampling costs no more than ln p(z) once: the hidden units are sorted by degree, and as z_v becomes known,
     those of degree v are computed, once, and no others.
 
     Args:
@@ -318,7 +318,7 @@ class Mixture(Prior):
 
     def _make(self, latent):
         self.weight_logits = self.add_weight(name="weight_logits", shape=(self.components,), initializer="zeros")
-        # They must differ, or they would stay the same.
+        # Components that begin equal would stay equal.
         differ = keras.initializers.RandomNormal(stddev=1.0)
         self.eta = self.add_weight(name="eta", shape=(self.components, latent.encoder_units), initializer=differ)
 

@@ -86,7 +86,7 @@ class Index:
     def add(self, paths: Sequence[str], images) -> None:
         """Adds images (n, H, W, C) in [0, 1] under these n paths.
 
-        Raises ValueError if the images are not as described, or the paths are not as many.
+        Raises ValueError if the images are not as described, or there are not as many paths.
         """
         if len(paths) != len(images):
             raise ValueError(f"paths are {len(paths)}; they must be {len(images)}, one for each image.")
@@ -116,10 +116,10 @@ class Index:
 
         Args:
             images: (n, H, W, C) in [0, 1].
-            neighbours: how many for each, at most as many as there are in the index.
+            neighbours: how many for each, at most as many as the index has.
             distance: "hamming", in how many bits the codes differ; or "expected", the mean of that over q(z|x) of the
-                query, sum_b |q_b - code_b|: it needs no more storage, and tells images apart whose codes are as far.
-                If the engine is a graph, it orders 1,000 images or ten times as many as asked for.
+                query, sum_b |q_b - code_b|: it needs no more storage, and orders images whose codes are equally far.
+                If the engine is a graph, it orders the nearest 1,000, or ten times as many as asked for.
 
         Returns:
             Positions in `paths`, int64 (n, neighbours), nearest first; and the distances, int32, or

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tf_isvae import checks, evaluation, training, zoo
 from tf_isvae.model import DiscreteVAE
 
-# Settings of a run that say where things lie and on what it runs, or how images are read: X has all of that here.
+# Settings of a run that are no parameters here: paths, the machine, and how images are read, since X holds them.
 _OF_A_RUN = {
     *("model", "dataset", "run_dir", "data_dir", "image_size", "channels"),
     *("strategy", "deterministic", "gradient_variance", "validation_split"),
@@ -32,8 +32,8 @@ _SETTINGS = {field.name: field for field in dataclasses.fields(training.Config) 
 def _constructor(model: str, **own) -> Callable:
     """An __init__ that keeps its parameters as attributes, as scikit-learn wants it: `own`, and the settings of a run.
 
-    Its signature, from which scikit-learn knows the parameters, is made here, so that a new setting of a run is one of
-    all estimators.
+    scikit-learn reads the parameters from its signature, which is made here, so that every estimator has all settings
+    of a run.
     """
     defaults = {"model": model, "image_shape": None, **own, "verbose": 0}
     defaults |= {name: field.default for name, field in _SETTINGS.items()}
@@ -177,14 +177,14 @@ class CodeClusterer(ClusterMixin, _Wrapper):
     """Images to clusters: those whose categories are the same.
 
     Args:
-        model: what is trained, a row of `zoo.MODELS` whose latent has few categories, of which latent_dim is the
-            number; or a trained model: a DiscreteVAE, one of `zoo.names()` or a path, which `fit` leaves as it is.
+        model: what is trained, a row of `zoo.MODELS` whose latent has few categories (latent_dim says how many); or
+            a trained model: a DiscreteVAE, one of `zoo.names()` or a path, which `fit` leaves as it is.
         image_shape, verbose, others: as of HashingTransformer.
 
     Attributes:
         labels_: int (n,), of the images in `fit`.
-        codes_: int32 (clusters, variables): what the decoder makes an image of, the template of the cluster:
-            `model_.decode(codes_)`. Categories that no image of `fit` is in have no cluster.
+        codes_: int32 (clusters, variables): the clusters' codes, whose templates are `model_.decode(codes_)`.
+            A category without an image of `fit` is no cluster.
         model_, image_shape_, n_features_in_: as of HashingTransformer.
 
     Example:

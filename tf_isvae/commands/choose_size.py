@@ -38,7 +38,7 @@ def make_parser() -> command_line.Parser:
 
 
 class Size(NamedTuple):
-    """What one size was found to be worth; nats per image but for the last four."""
+    """What one size was found to be worth: nats per image, except the last four."""
 
     size: str
     neg_elbo: float

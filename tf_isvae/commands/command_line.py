@@ -114,7 +114,7 @@ def exact_float32() -> None:
 
 
 def typed(name: str, *arguments: str | os.PathLike) -> str:
-    """Another command, such as `tf_isvae evaluate runs/a`, as it works if typed where this one was."""
+    """Another command, such as `tf_isvae evaluate runs/a`, as one would type it where this one was typed."""
     called, folder = sys.argv[0], os.path.dirname(sys.argv[0])
     if called.endswith(".py"):
         words = [_program("python"), os.path.join(folder, f"{name}.py")]

@@ -1,4 +1,4 @@
-"""How well a model tells outliers from images like its training's, beside scikit-learn's detectors on pixels.
+"""How well a model tells outliers from images like those it was trained on, beside scikit-learn's detectors on pixels.
 
     python scripts/compare_outliers.py fc_bvae_fashion_mnist fashion_mnist --outliers mnist
     python scripts/compare_outliers.py fc_bvae mnist --one-class --latent-dim 64 --epochs 40 --batch-size 128
@@ -99,7 +99,7 @@ def work(prepared: tuple) -> None:
             if name in baselines:
                 scores = baselines[name].score_samples(test.reshape(len(test), -1))
             elif trained is None:
-                # A few training images say where the threshold lies, which counts for nothing here.
+                # A few training images set the threshold, which plays no part here.
                 detector = clone(detectors[name], safe=False)
                 trained = detector.fit(train if len(tasks) > 1 else train[:64])
                 scores = trained.score_samples(test)

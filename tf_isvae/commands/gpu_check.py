@@ -21,7 +21,7 @@ SEEDS = 5  # trainings on the CPU, each with another order of the images
 STUDENT = 15.54
 # How often the size of its random walk an error may be; see docs/distributed.md.
 ALLOWANCE = 4.0
-# So many hidden units may change sides by chance where fewer than one is expected to.
+# So many hidden units may change sides by chance if fewer than one is expected to.
 FLIPS = 4
 LOGICAL_DEVICES = 2
 
@@ -152,7 +152,7 @@ def terms(model, images, z, weights, global_batch: int):
     """eta (n, units), codes, -ELBO (n,) and the gradient of the mean loss over the global batch, at samples z.
 
     Args:
-        z: (2, n, units), samples of q(z|x), which the devices would draw differently where a probability rounds.
+        z: (2, n, units), samples of q(z|x), which devices that round a probability otherwise would draw otherwise.
         weights: (2, n), nats, of the scores; likewise, since the difference of two ln p(x|z) loses digits.
     """
     import tensorflow as tf

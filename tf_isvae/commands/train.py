@@ -9,7 +9,7 @@
     python scripts/train.py --strategy multi_worker --run-dir runs/big  on each worker: see docs/distributed.md
 
 A recipe (tf_isvae.training.RECIPES) sets the options that are not given, from --estimator to --precision: `best` is the
-best that is known, `paper` the paper's own, `hash` finds more images of the same class (docs/guides/search.md).
+best known, `paper` the paper's own, and the codes of `hash` find more images of the same class (docs/guides/search.md).
 """
 
 import argparse
@@ -64,7 +64,7 @@ def _written(field: dataclasses.Field, value) -> str:
 
 
 def announce(arguments: argparse.Namespace) -> None:
-    """What is asked for, at once; what it is in numbers follows when the data is there."""
+    """Says at once what was asked for; the numbers follow when the data has been loaded."""
     given = {field.name: field.default for field in dataclasses.fields(training.Config)} | vars(arguments)
     what = f"{given['model']} on {given['dataset']}, recipe {given['recipe']}"
     if "resume" in arguments:

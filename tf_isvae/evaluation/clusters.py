@@ -72,7 +72,7 @@ def compare_clusterings(
         test: images (n, H, W, C) in [0, 1], and their labels, int (n,).
         train: the same of training images, on which k-means is fitted; their labels count for nothing.
         gaussians: name -> a DiscreteVAE with a GaussianLatent, on whose means k-means is run as well.
-        seeds: of how many starts of k-means the figures are the mean. It makes as many clusters as the model uses.
+        seeds: how many starts of k-means the figures are averaged over. It makes as many clusters as the model uses.
 
     Returns:
         Name -> figures: "categories", "k-means on pixels", and "k-means on the means of <name>".

@@ -12,10 +12,10 @@ NEIGHBOURS = 10
 def retrieval(codes, labels, query_codes, query_labels, top: int = 100) -> float:
     """Mean average precision of Hamming-distance retrieval: the share of same-label images among the `top` nearest.
 
-    Ties in distance are kept in the order of the data base.
+    Ties in distance are kept in the order of the gallery.
 
     Args:
-        codes: (n, bits) in {0, 1}, the data base.
+        codes: (n, bits) in {0, 1}, the gallery.
         labels: (n,).
         query_codes: (m, bits) in {0, 1}, the queries.
         query_labels: (m,).
@@ -54,7 +54,7 @@ def share_like_one_class(images, train_images, train_labels) -> float:
 
     Args:
         images: (m, H, W, C).
-        train_images: (n, H, W, C), n at least 10; near is what has a small Euclidean distance over all pixels.
+        train_images: (n, H, W, C), n at least 10; near means a small Euclidean distance over all pixels.
         train_labels: int (n,).
 
     Returns:
@@ -76,7 +76,7 @@ def share_like_one_class(images, train_images, train_labels) -> float:
 
 
 def check_bits(names: str, codes, labels) -> tuple[np.ndarray, np.ndarray]:
-    """Codes as float32 (n, bits), and labels (n,). Raises ValueError if they are not so, or no bits."""
+    """Codes as float32 (n, bits), and labels (n,). Raises ValueError if they have other shapes, or are no bits."""
     codes, labels = np.asarray(codes), np.asarray(labels)
     if codes.ndim != 2 or labels.shape != codes.shape[:1] or not codes.size:
         raise ValueError(

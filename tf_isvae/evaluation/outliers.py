@@ -31,13 +31,13 @@ def typicality(
             - "elbo", the evidence lower bound.
             - "log_likelihood", the tighter bound of several samples, which is exact for at most 4,096 codes.
             - "regret": how much the ELBO rises if q is fitted to the image, negative. The encoder has learnt to fit q
-              to what it has seen, also where other images are simpler, and their likelihood higher (Likelihood Regret,
+              to what it has seen, even if other images are simpler and so more likely (Likelihood Regret,
               Xiao et al. 2020, arXiv:2003.02977).
             - "overlap", Dice's coefficient of the image x and its reconstruction r, 2 sum(x r) / sum(x^2 + r^2), both
               blurred by a 28th of their height: for what is light on a dark ground. The likelihood of an image falls
               with its ink, and with each edge that is off by a pixel; of these, little remains.
-        num_samples: how many draws of the model's estimator the ELBO is the mean of, samples of the other bound, or
-            reconstructions that r is the mean of; default 16 for elbo, 100 for log_likelihood, 2 for regret, 8 for
+        num_samples: how many draws of the model's estimator are averaged for the ELBO, samples of the other bound, or
+            reconstructions whose mean is r; default 16 for elbo, 100 for log_likelihood, 2 for regret, 8 for
             overlap.
         steps: of regret, as `refine` of DiscreteVAE.elbo.
         seed: fixes the draws.

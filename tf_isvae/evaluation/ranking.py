@@ -25,7 +25,7 @@ def ranking(codes, labels, queries, query_labels, top: int = 100) -> dict[str, f
         queries: (m, bits) in [0, 1]: bits, or q(z = 1|x). The distance is sum_b |query_b - code_b|: of bits the
             Hamming distance, of q its mean.
         query_labels: (m,).
-        top: how many of the nearest the precision is among; all of them if the gallery has fewer.
+        top: how many of the nearest count for the precision; all of them if the gallery has fewer.
 
     Returns:
         A dict of the means over the queries, 0 to 1.
@@ -81,7 +81,7 @@ def _with_ties(distances: np.ndarray, relevant: np.ndarray, top: int) -> tuple[f
 
 
 def iterative_quantization(images, bits: int, rotations: int = 50, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
-    """ITQ, the baseline for codes learnt without labels: principal components, turned so that signs lose little.
+    """ITQ, the baseline for codes learnt without labels: principal components, rotated so that signs lose little.
 
     Gong & Lazebnik, "Iterative Quantization: A Procrustean Approach to Learning Binary Codes", CVPR 2011.
 
@@ -95,7 +95,7 @@ def iterative_quantization(images, bits: int, rotations: int = 50, seed: int = 0
         A function from images to their bits, int32 (n, bits).
 
     Raises:
-        ValueError: the images are none, or the number of bits is not as described.
+        ValueError: there are no images, or the number of bits is not as described.
 
     Example:
         >>> images = np.random.default_rng(0).random((100, 4, 4, 1))

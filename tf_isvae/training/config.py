@@ -14,7 +14,7 @@ from tf_isvae.recipes import PRECISIONS
 from tf_isvae.training import settings
 from tf_isvae.training.settings import setting
 
-if TYPE_CHECKING:  # TensorFlow is imported where a setting needs it: the command line does without
+if TYPE_CHECKING:  # TensorFlow is imported when a setting needs it; the command line does without
     from tf_isvae import estimators, likelihoods
 
 MEANT_BEFORE = {

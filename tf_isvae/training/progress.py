@@ -15,7 +15,7 @@ REFRESH = 0.2
 
 
 def banner(config: Config, parameters: int, images: dict[str, int], image_shape, steps_per_epoch: int, path) -> str:
-    """What is about to be trained, on what and to where, in five lines.
+    """What is about to be trained, on what data, and where the run is kept: five lines.
 
     Args:
         config: of the run.

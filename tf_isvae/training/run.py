@@ -144,7 +144,7 @@ class Run(contextlib.AbstractContextManager):
         return report.metrics(self.recorder)
 
     def banner(self) -> str:
-        """What is about to be trained, on what and to where."""
+        """What is about to be trained, on what data, and where the run is kept."""
         images = {{"train": "training"}.get(split, split): row["images"] for split, row in self.data.identity.items()}
         return progress.banner(
             self.config,
@@ -167,7 +167,7 @@ def fit(config: Config, images: np.ndarray, verbose: int = 0) -> DiscreteVAE:
     """Trains on an array, in memory: no run directory, nothing is written, and nothing can be resumed.
 
     Args:
-        config: the settings; those that say where things lie, and the strategy, count for nothing here.
+        config: the settings; paths and the strategy are ignored here.
         images: (n, H, W, C), uint8 in 0..255 or floating point in [0, 1].
         verbose: as of keras.Model.fit.
 

@@ -200,7 +200,7 @@ class Checked(Kind):
 
 
 def setting(default: Any, kind: Kind, help: str, *, of_this_machine: bool = False) -> Any:
-    """A field of `Config`. `of_this_machine`: it says where things lie, and makes no difference to the model."""
+    """A field of `Config`. `of_this_machine`: a path or the like, which makes no difference to the model."""
     return dataclasses.field(default=default, metadata={"kind": kind, "help": help, "of_this_machine": of_this_machine})
 
 
