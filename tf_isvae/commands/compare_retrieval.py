@@ -5,8 +5,8 @@
 
 The gallery is all training images, the queries the first 1,000 test images; with --held-out, the queries are the last
 1,000 training images, and the gallery the others. mAP is that of the whole ranking, and ties count as their mean over
-all orders (tf_isvae.evaluation.ranking). "expected" is the mean Hamming distance over q(z|x) of the query. Entropies, in
-bits: of each bit of the codes over the gallery; of q(z|x), averaged over images. Dependence: the mean absolute
+all orders (tf_isvae.evaluation.ranking). "expected" is the mean Hamming distance over q(z|x) of the query. Entropies,
+in bits: of each bit of the codes over the gallery; of q(z|x), averaged over images. Dependence: the mean absolute
 correlation of two bits.
 """
 
