@@ -507,7 +507,7 @@ def reinmax_of_each(logits, tau, z, slopes):
 @pytest.mark.parametrize("spread", [1.0, 20.0, 1e4], ids=["spread 1", "20", "saturated"])
 @pytest.mark.parametrize("latent", list(LATENTS))
 def test_reinmax_in_closed_form(latent, spread, tau):
-    """Each of 2,000 draws has the gradient that NumPy computes from its z, also where softmax is 0 or 1 in float32. At
+    """Each of 2,000 draws has the gradient that NumPy computes from its z, even if softmax is 0 or 1 in float32. At
     spread 1 every z occurs, and their gradients weighted by q(z) are the estimator's expected gradient."""
     latent_class, sizes = LATENTS[latent]
     latent, rng = latent_class(*sizes), np.random.default_rng(1)
