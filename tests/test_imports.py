@@ -99,3 +99,28 @@ def test_importing_the_package_imports_nothing_slow(fresh_python):
     done = fresh_python("tests/programs/new_modules.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["tf_isvae"]
+
+
+@pytest.mark.all
+def test_large_blocks_stay_with_the_process(fresh_python):
+    """A block of 20 MB is not mapped anew, and its pages so not faulted in again, each time it is needed (glibc)."""
+    program = (
+        "import ctypes, sys\n"
+        "libc = ctypes.CDLL(None)\n"
+        "if not hasattr(libc, 'mallinfo2'): sys.exit(print('not glibc'))\n"
+        "class Info(ctypes.Structure):\n"
+        "    _fields_ = [(name, ctypes.c_size_t) for name in 'arena ordblks smblks hblks'.split()]\n"
+        "    _fields_ += [(name, ctypes.c_size_t) for name in 'hblkhd usmblks fsmblks u f keepcost'.split()]\n"
+        "libc.mallinfo2.restype = Info\n"
+        "libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]\n"
+        "import tf_isvae\n"
+        "mapped = libc.mallinfo2().hblks\n"
+        "libc.malloc(20 << 20)\n"
+        "print(libc.mallinfo2().hblks - mapped)\n"
+    )
+    done = fresh_python("-c", program)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.strip()
+    if printed == "not glibc":
+        pytest.skip("this is not glibc 2.33 or newer")
+    assert printed == "0"

@@ -79,7 +79,12 @@ __getattr__ = _lazy.attributes(
 def import_all() -> None:
     """Imports what `__all__` names. Raises ImportError if Keras has another backend than TensorFlow."""
     import keras
+    import numpy as np
 
+    # glibc gives freed memory back to the system, and takes it again page by page, until a large block has been freed
+    # once: with TensorFlow's kernels without oneDNN, 500 to 1,000 page faults a step (docs/speed.md). This is that
+    # block, of the largest size that counts; it is never written to.
+    np.empty((32 << 20) - (64 << 10), np.uint8)
     # A file of Keras's settings may name another one too.
     if keras.config.backend() != "tensorflow":
         raise ImportError(

@@ -26,11 +26,12 @@ def of_array(rows: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
             progress.update(len(chunk))
 
 
-def of_images(images, image_shape: tuple[int, int, int], size: int) -> Iterator[tuple[int, np.ndarray]]:
+def of_images(images, image_shape: tuple[int, int, int], size: int) -> Iterator[tuple[int, np.ndarray | tf.Tensor]]:
     """Pairs (number of the first image, at most `size` images, float32) of an array or a data set.
 
-    A data set gives the chunks that the array of all its images would give; labels are left out. An array is checked
-    before its first chunk, a data set chunk by chunk.
+    They are arrays, and tensors of a data set, which need not be copied for a model. A data set gives the chunks that
+    the array of all its images would give; labels are left out. An array is checked before its first chunk, a data set
+    chunk by chunk.
 
     Raises:
         TypeError, ValueError: as `checks.images`; or a data set without a batch, or without an end.
@@ -38,8 +39,8 @@ def of_images(images, image_shape: tuple[int, int, int], size: int) -> Iterator[
     Example:
         >>> from tf_isvae import chunks
         >>> data = tf.data.Dataset.from_tensor_slices((np.zeros((5, 8, 8, 1)), range(5))).batch(3)
-        >>> [(i, images.shape) for i, images in chunks.of_images(data, (8, 8, 1), 4)]
-        [(0, (4, 8, 8, 1)), (4, (1, 8, 8, 1))]
+        >>> [(i, len(images)) for i, images in chunks.of_images(data, (8, 8, 1), 4)]
+        [(0, 4), (4, 1)]
     """
     if not isinstance(images, tf.data.Dataset):
         return of_array(checks.images("images", images, image_shape), size)
@@ -53,11 +54,13 @@ def _only_images(*batch) -> tf.Tensor:
     return keras.utils.unpack_x_y_sample_weight(batch if len(batch) > 1 else batch[0])[0]
 
 
-def _of_data_set(batches: tf.data.Dataset, image_shape: tuple[int, int, int]) -> Iterator[tuple[int, np.ndarray]]:
+def _of_data_set(batches: tf.data.Dataset, image_shape: tuple[int, int, int]) -> Iterator:
     done = 0
     with _progress(None) as progress:
-        for batch in batches.as_numpy_iterator():
-            yield done, checks.images("images", batch, image_shape)
+        for batch in batches:
+            images = checks.images("images", batch, image_shape)
+            # The tensor itself, which a model need not copy; what has another dtype comes converted.
+            yield done, batch if batch.dtype == tf.float32 else images
             done += len(batch)
             progress.update(len(batch))
 
