@@ -142,7 +142,7 @@ def test_the_check_without_a_gpu(apart):
         "--timed-batch-size",
         "32",
     )
-    at_first, printed = apart("check_of_gpus", *small, devices=2)
+    at_first, printed = apart("check_of_gpus", *small, devices=2, timeout=600)
     assert at_first, "importing the library changed whether TensorFlow computes in TF32"
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| fc_bvae")]
     arithmetics = {row[1] for row in rows}
