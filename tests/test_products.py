@@ -1,10 +1,13 @@
 """products: latents of discrete and continuous parts, against sums over codes times Gauss-Hermite quadrature."""
 
+import signal
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import one_line
+import test_training
+from helpers import one_line, same_run
 
 from tf_isvae import (
     BernoulliLatent,
@@ -14,7 +17,10 @@ from tf_isvae import (
     ProductLatent,
     callbacks,
     estimators,
+    evaluation,
+    export,
     networks,
+    training,
 )
 
 RNG = np.random.default_rng(0)
@@ -304,3 +310,67 @@ def test_bad_codes_and_features(model):
     with pytest.raises(ValueError) as found:
         build(BernoulliLatent(2)).decode(np.zeros((5, 2), int), features)
     one_line(found, "features were given", "leave them out")
+
+
+# --- export, evaluation, runs ------------------------------------------------------------------------------------
+
+
+def test_saved_model_and_litert_give_what_the_model_gives(model, tmp_path):
+    """encode, decode and generate of both formats; the features are a second output, and a second input of decode."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    codes, features = model.encode(IMAGES)
+    saved = tf.saved_model.load(str(export.saved_model(model, tmp_path / "hybrid", warmup=False))).signatures
+    lite = Interpreter(str(export.litert(model, tmp_path / "hybrid.tflite")))
+    noise = {"seed": tf.constant([[0, 1], [2, 3]])}, {"noise": np.full((2, 5), 0.3, np.float32)}
+    for of, sampling in zip((lambda name: saved[name], lite.get_signature_runner), noise, strict=True):
+        encoded = of("encode")(images=tf.constant(IMAGES) if sampling.get("seed") is not None else IMAGES)
+        assert set(encoded) == {"codes", "features", "logits"}
+        np.testing.assert_array_equal(encoded["codes"], codes)
+        np.testing.assert_allclose(encoded["features"], features, atol=1e-5)
+        both = {"codes": codes, "features": features}
+        if "seed" in sampling:
+            both = {name: tf.constant(value) for name, value in both.items()}
+        np.testing.assert_allclose(of("decode")(**both)["images"], model.decode(codes, features), atol=1e-5)
+        generated = of("generate")(**sampling)
+        decoded = model.decode(np.asarray(generated["codes"]), np.asarray(generated["features"]))
+        np.testing.assert_allclose(generated["images"], decoded, atol=1e-5)
+    card = (tmp_path / "hybrid" / "README.md").read_text()
+    assert "features float32 (n, 2)" in card and 'features=codes["features"]' in card
+    with pytest.raises(tf.errors.InvalidArgumentError, match="features have values"):
+        saved["decode"](codes=tf.constant(codes), features=tf.constant(features * np.nan))
+
+
+def test_evaluation(model):
+    images = np.random.default_rng(5).random((40, 3, 2, 1)).astype(np.float32)
+    labels = np.arange(40) % 3
+    figures = evaluation.evaluate(model, (images, labels), (images, labels))
+    expected = evaluation.clustering(model.encode(images)[0], labels)
+    assert figures["cluster_matched_accuracy"] == expected["matched_accuracy"] and figures["codes_used"] <= 3
+    assert figures["cluster_nmi"] == expected["nmi"] and figures["test_ln_p_kind"] == "bound of 100 samples"
+    statistics = evaluation.code_statistics(model, images)
+    assert statistics["usage"].shape == (1, 3) and statistics["kl_per_unit"].shape == (3,)
+    assert len(evaluation.templates(model, images, count=2)) <= 2
+
+
+@pytest.mark.all
+def test_two_replicas_step_as_one(apart):
+    (weights, losses), (weights_of_two, losses_of_two) = apart("hybrid_on_two_replicas", devices=2)
+    np.testing.assert_allclose(weights_of_two, weights, atol=1e-4)
+    np.testing.assert_allclose(losses_of_two, losses, rtol=1e-4)
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("name", ["fc_hvae", "cnn_hvae"])
+def test_a_run_that_is_stopped_and_resumed(name, monkeypatch, tmp_path):
+    """The best recipe on the digits, bit for bit as without the stop; and what the run reports of its categories."""
+    settings = {"model": name, "dataset": "digits", "image_size": (8, 8), "latent_dim": (3, 2), "batch_size": 500}
+    settings |= {"epochs": 3, "kl_epochs": 2, "seed": 0, "precision": "float32"}
+
+    def config(folder):
+        return training.Config(**settings, run_dir=str(tmp_path / folder))
+
+    metrics, whole = training.train(config("whole"))
+    resumed = test_training.run_in_two_parts(monkeypatch, config("parts"), 4, signal.SIGTERM)
+    same_run(resumed, whole)
+    assert np.isfinite(metrics["test_neg_elbo"])

@@ -20,10 +20,11 @@ from tf_isvae import (
 )
 
 PAPERS = ["fc_bvae", "fc_cvae", "cnn_bvae", "cnn_cvae"]
-NAMES = [*PAPERS, "fc_vae"]
+HYBRIDS = ["fc_hvae", "cnn_hvae"]
+NAMES = [*PAPERS, "fc_vae", *HYBRIDS]
 
 
-def test_the_names_are_the_papers_and_the_conventional_vae():
+def test_the_names_are_the_papers_the_conventional_vae_and_hybrids():
     assert list(zoo.MODELS) == NAMES
 
 
@@ -60,7 +61,19 @@ def test_defaults_are_the_papers(name):
     assert zoo.build("cnn_bvae", (2, 2, 3), 3, likelihood="Gaussian:0.5").likelihood.scale == 0.5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_hybrids(name):
+    latent = zoo.build(name, (5, 7, 3), "4x2").latent
+    assert [(type(part), part.units) for part in latent.parts] == [(CategoricalLatent, 4), (GaussianLatent, 2)]
+    model = zoo.build(name, (5, 7, 3), 4, seed=0)
+    assert model.latent.feature_units == 10 and estimators.name_of(model.estimator) == "Hybrid+Enumerated"
+    codes, features = model.encode(np.zeros((3, 5, 7, 3), np.float32))
+    assert codes.shape == (3, 1) and features.shape == (3, 10)
+    assert model.decode(codes, features).shape == (3, 5, 7, 3)
+    assert estimators.name_of(zoo.build(name, (1, 1, 1), 101).estimator) == "Hybrid+LeaveOneOut:2"
+
+
+@pytest.mark.parametrize("name", [*PAPERS, "fc_vae"])
 @pytest.mark.parametrize("image_shape, latent_dim", [((1, 1, 1), 1), ((5, 7, 3), 6), ([8, 8, 1], 3)], ids=str)
 def test_sizes(name, image_shape, latent_dim):
     model = zoo.build(name, image_shape, latent_dim)

@@ -355,6 +355,8 @@ class ProductLatent(Latent):
         return self._discrete[0].usage(codes) if len(self._discrete) == 1 else {}
 
     def bits(self, codes):
+        if self._continuous:  # images would not be compared by them alone
+            return None
         return self._unless_one_has_none(codes, lambda part, own: part.bits(own))
 
     def clusters(self, codes):

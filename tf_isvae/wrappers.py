@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Cluster
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tf_isvae import checks, evaluation, training, zoo
-from tf_isvae.model import DiscreteVAE
+from tf_isvae.model import DiscreteVAE, parts_of
 
 # Settings of a run that are no parameters here: paths, the machine, and how images are read, since X holds them.
 _OF_A_RUN = {
@@ -157,7 +157,7 @@ class HashingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Wra
     def transform(self, X) -> np.ndarray:
         """The bits, uint8 (n, bits) of 0 and 1; if packed, uint8 (n, bits / 8, rounded up)."""
         images = self._fitted_images(X)
-        bits = self.model_.latent.bits(self.model_.encode(images)).astype(np.uint8)
+        bits = self.model_.latent.bits(parts_of(self.model_.encode(images))[0]).astype(np.uint8)
         return np.packbits(bits, axis=1) if self.packed else bits
 
     def _check_latent(self, latent):
@@ -215,7 +215,7 @@ class CodeClusterer(ClusterMixin, _Wrapper):
 
     def model_codes(self, images: np.ndarray) -> np.ndarray:
         """The codes of images (n, H, W, C) that are clusters, int32 (n, variables)."""
-        return self.model_.latent.clusters(self.model_.encode(images))
+        return self.model_.latent.clusters(parts_of(self.model_.encode(images))[0])
 
     def _check_latent(self, latent):
         if latent.clusters(np.zeros((1, latent.code_units), latent.code_dtype)) is None:

@@ -14,6 +14,7 @@ from tf_isvae import checks, estimators, keras_files, likelihoods, networks, rec
 from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent, Latent
 from tf_isvae.model import DiscreteVAE
 from tf_isvae.precision import in_precision
+from tf_isvae.products import ProductLatent
 
 
 class Row(NamedTuple):
@@ -36,7 +37,13 @@ def _categorical(latent_dim: int | tuple[int, int]) -> CategoricalLatent:
     return CategoricalLatent(categories, variables)
 
 
-# The paper's table 1; last, the conventional VAE of its sections 1 and 2, with the same networks.
+def _hybrid(latent_dim: int | tuple[int, int]) -> ProductLatent:
+    categories, gaussians = recipes.categories_and_gaussians(latent_dim)
+    return ProductLatent([CategoricalLatent(categories), GaussianLatent(gaussians)])
+
+
+# The paper's table 1; last, with the same networks, the conventional VAE of its sections 1 and 2, and the hybrids that
+# its section 7 hopes for.
 MODELS = {
     "fc_bvae": Row(
         latent=BernoulliLatent,
@@ -68,6 +75,18 @@ MODELS = {
         decoder=networks.dense_decoder,
         **recipes.MODELS["fc_vae"]._asdict(),
     ),
+    "fc_hvae": Row(
+        latent=_hybrid,
+        encoder=networks.dense_encoder,
+        decoder=networks.dense_decoder,
+        **recipes.MODELS["fc_hvae"]._asdict(),
+    ),
+    "cnn_hvae": Row(
+        latent=_hybrid,
+        encoder=networks.conv_encoder,
+        decoder=networks.conv_decoder,
+        **recipes.MODELS["cnn_hvae"]._asdict(),
+    ),
 }
 
 # Names the folder of trained models of an installed package; each of them is a folder as scripts/export.py writes it.
@@ -93,12 +112,15 @@ def build(
     without it, most categories are given up in the first epochs.
 
     Args:
-        name: fc_bvae, fc_cvae, cnn_bvae or cnn_cvae; or fc_vae, whose latent is Gaussian.
+        name: fc_bvae, fc_cvae, cnn_bvae or cnn_cvae; fc_vae, whose latent is Gaussian; or fc_hvae or
+            cnn_hvae, whose latent has categories and Gaussians.
         image_shape: (H, W, C), any positive integers.
         latent_dim: the number of bits, categories or Gaussians; (24, 4) or "24x4" for 24 Categoricals of 4 categories.
-            Default the paper's: 50 bits, 100 categories; or 50 Gaussians.
+            Default the paper's: 50 bits, 100 categories; or 50 Gaussians. Of a hybrid, "10x10", the default, is 10
+            categories with 10 Gaussians.
         estimator: as `estimators.get` takes it: an object, or text such as "ARMS:4". Default DisARM() for bits,
-            Enumerated() for categories (LeaveOneOut() beyond 4,096 codes), Reparameterized() for fc_vae.
+            Enumerated() for categories (LeaveOneOut() beyond 4,096 codes), Reparameterized() for fc_vae, Hybrid()
+            for hybrids.
         likelihood: as `likelihoods.get` takes it: an object, or text such as "Gaussian:0.1". Default
             `likelihoods.default`: Bernoulli() for images of 1 channel, DiscretizedLogistic("channel") for others.
         prior, kl_weight, distortion, hidden_pixels, seed: as for DiscreteVAE. (keras.utils.set_random_seed fixes the

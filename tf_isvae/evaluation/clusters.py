@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tf_isvae import checks
-from tf_isvae.model import DiscreteVAE, check_model
+from tf_isvae.model import DiscreteVAE, check_model, parts_of
 
 
 def clustering(codes, labels) -> dict[str, float]:
@@ -147,7 +147,7 @@ def templates(model: DiscreteVAE, images, count: int = 10, neighbours: int = 9) 
     images = checks.images("images", images, model.image_shape)
     if neighbours > len(images):
         raise ValueError(f"neighbours is {neighbours}; it must be at most {len(images)}, the number of images.")
-    clusters, decoded = _clusters(model, images), model.decode(model.encode(images))
+    clusters, decoded = _clusters(model, images), model.decode(*parts_of(model.encode(images)))
     codes, numbers, sizes = np.unique(clusters, axis=0, return_inverse=True, return_counts=True)
     found = []
     for number in np.argsort(-sizes, kind="stable")[:count]:
@@ -159,7 +159,7 @@ def templates(model: DiscreteVAE, images, count: int = 10, neighbours: int = 9) 
 
 
 def _clusters(model: DiscreteVAE, images) -> np.ndarray:
-    clusters = model.latent.clusters(model.encode(images))
+    clusters = model.latent.clusters(parts_of(model.encode(images))[0])
     if clusters is None:
         raise ValueError("the codes of the model are no clusters; it must have a CategoricalLatent of few categories.")
     return clusters

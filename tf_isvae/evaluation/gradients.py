@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_isvae import checks, estimators
-from tf_isvae.model import DiscreteVAE, check_model
+from tf_isvae.model import DiscreteVAE, check_model, parts_of
 
 
 def gradient_variance(
@@ -172,7 +172,7 @@ def variance_by_certainty(model: DiscreteVAE, images, draws: int = 100) -> dict[
     check_model(model)
     draws = checks.integer("variance_by_certainty: draws", draws, 2)
     images = tf.constant(checks.images("images", images, model.image_shape))
-    if model.latent.bits(model.encode(images)) is None:
+    if model.latent.bits(parts_of(model.encode(images))[0]) is None:
         raise ValueError(f"model has a {type(model.latent).__name__}; it must have bits: BernoulliLatent.")
     eta = tf.cast(model.encoder(images, training=False), tf.float32)
     estimator = estimators.ImportanceSampling()

@@ -13,7 +13,7 @@ from tf_isvae.evaluation.clusters import clustering
 from tf_isvae.evaluation.codes import code_statistics
 from tf_isvae.evaluation.gradients import gradient_variance, variance_by_certainty
 from tf_isvae.evaluation.neighbours import NEIGHBOURS, retrieval, share_like_one_class
-from tf_isvae.model import DiscreteVAE, check_model
+from tf_isvae.model import DiscreteVAE, check_model, parts_of
 
 SAMPLES = 100  # of the bound of ln p(x)
 DRAWS = 30  # of the gradient, for its variance
@@ -67,7 +67,7 @@ def evaluate(
     next_is = progress or (lambda what: None)
     images, labels = test
     next_is(f"codes of {len(images):,} images")
-    few, latent, codes = images[:FEW], model.latent, model.encode(images)
+    few, latent, codes = images[:FEW], model.latent, parts_of(model.encode(images))[0]
     statistics = code_statistics(model, images)
     next_is(f"ln p(x) of {len(images):,} images")
     log_likelihood = model.log_likelihood(images, SAMPLES, seed=0)
@@ -102,7 +102,7 @@ def evaluate(
         return figures
     next_is(f"neighbours among {len(train_images):,} training images")
     if bits is not None:
-        train_bits = latent.bits(model.encode(train_images))
+        train_bits = latent.bits(parts_of(model.encode(train_images))[0])
         figures["retrieval_map_100"] = retrieval(train_bits, train_labels, bits[:FEW], labels[:FEW], top=100)
     if len(train_images) < NEIGHBOURS:
         return figures

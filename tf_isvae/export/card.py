@@ -91,6 +91,7 @@ def describe(
             "latent": type(model.latent).__name__,
             "codes": f"{model.latent.code_dtype} (n, {model.latent.code_units})",
             "values_per_code": model.latent.code_values,
+            **({"features": f"float32 (n, {features})"} if (features := model.latent.feature_units) else {}),
             "image_shape": list(model.image_shape),
             "likelihood": _name_of(model.likelihood),
             "prior": {"class": type(model.prior).__name__, "parameters": model.prior.count_params()},
@@ -135,6 +136,10 @@ def write(folder: Path, version: int, description: dict, drawn: tuple[bytes, str
         temporary.write_text(_readme(card))
 
 
+def _and_features(model: dict) -> str:
+    return f" and features {model['features']}" if "features" in model else ""
+
+
 def _name_of(likelihood: likelihoods.Likelihood) -> str:
     try:
         return likelihoods.name_of(likelihood)
@@ -170,7 +175,7 @@ def _readme(card: dict) -> str:
         f"![{card['picture']['shows']}]({PICTURE})\n",
         f"*{card['picture']['shows']}.*\n",
         f"A variational auto encoder, exported by tf_isvae: images of shape {tuple(model['image_shape'])} in [0, 1] to "
-        f"codes {model['codes']}, and back. {METADATA} holds the same for programs.\n",
+        f"codes {model['codes']}{_and_features(model)}, and back. {METADATA} holds the same for programs.\n",
         "## Model\n",
         "precision: what the networks compute in. weights: what they are stored in.\n",
         _table(("", ""), [(name, _plain(value)) for name, value in model.items()]),
@@ -192,7 +197,10 @@ def _readme(card: dict) -> str:
     in_version = {f"{card['version']}/{name}": file for name, file in card["files"].items()}
     beside = {name: file for kind in formats.kinds() for name, file in card[kind].items()}
     parts.append("## Use\n")
-    for heading, block in usage.snippets(card["version"], model["image_shape"], [*card["keras"]], [*card["litert"]]):
+    files_beside = ([*card[kind]] for kind in ("keras", "litert"))
+    for heading, block in usage.snippets(
+        card["version"], model["image_shape"], *files_beside, features="features" in model
+    ):
         parts += [f"{heading}:\n", _block(block.rstrip("\n"), "python")]
     parts += [
         "## Signatures\n",

@@ -9,10 +9,12 @@
 | generate | seed int32 (n, 2) | images, codes of a sample of the prior |
 | score | images, seed | elbo, log_likelihood of one sample of q, kl; float32 (n,), nats |
 
-Codes are int32 (n, units or variables); with Gaussian latents float32. LiteRT has no stateless random numbers: there,
-`noise` float32 (n, units), uniform in (0, 1), takes the place of `seed`. Nor does it decode files: `encode_png` is of
-the SavedModel only, and only for images that are grey or in colour. A row's seed alone determines its noise, whatever
-the batch and whenever the model was loaded. The KL is in closed form, or of the same sample if the prior has none.
+Codes are int32 (n, units or variables); with Gaussian latents float32. A hybrid latent (ProductLatent) has `features`
+float32 (n, feature_units) beside its codes, wherever those are given or taken. LiteRT has no stateless random numbers:
+there, `noise` float32 (n, units), uniform in (0, 1), takes the place of `seed`. Nor does it decode files: `encode_png`
+is of the SavedModel only, and only for images that are grey or in colour. A row's seed alone determines its noise,
+whatever the batch and whenever the model was loaded. The KL is in closed form, or of the same sample if the prior has
+none.
 `bad_input` says what becomes of other values and shapes.
 """
 
@@ -29,7 +31,7 @@ from tf_isvae import _private_apis, posteriors
 from tf_isvae.datasets.conversion import convert
 from tf_isvae.export import bad_input
 from tf_isvae.export.bad_input import Input
-from tf_isvae.model import DiscreteVAE
+from tf_isvae.model import DiscreteVAE, parts_of
 
 # Other names of `encode`: what TensorFlow Serving takes, and keras.layers.TFSMLayer, if they are told no name.
 DEFAULTS = ("serving_default", "serve")
@@ -82,31 +84,36 @@ def signatures(model: DiscreteVAE, for_litert: bool = False) -> dict[str, tf.typ
     def eta(images):
         return tf.cast(model.encoder(images, training=False), tf.float32)
 
-    def output(codes):
-        z = tf.ensure_shape(latent.from_codes(codes), (None, latent.units))
+    def output(*stored):
+        z = tf.ensure_shape(latent.from_codes(*stored), (None, latent.units))
         return tf.cast(model.decoder(z, training=False), tf.float32)
 
-    def named_codes(codes):
-        return tf.ensure_shape(codes, (None, latent.code_units))
+    def named(stored):
+        widths = {"codes": latent.code_units, "features": latent.feature_units}
+        pairs = zip(widths.items(), parts_of(stored), strict=False)
+        return {name: tf.ensure_shape(part, (None, width)) for (name, width), part in pairs}
+
+    def mode(logits):
+        return named(latent.stored(latent.posterior(logits).mode()))
 
     def uniform(noise):
         return noise if for_litert else uniforms(noise, latent.units)
 
     def encode(images):
         logits = eta(images)
-        return {"codes": named_codes(latent.codes(logits)), "logits": logits}
+        return {**mode(logits), "logits": logits}
 
-    def decode(codes):
-        logits = output(codes)
+    def decode(*stored):
+        logits = output(*stored)
         return {"images": likelihood.mean(logits), "logits": logits}
 
     def reconstruct(images):
-        codes = named_codes(latent.codes(eta(images)))
-        return {"images": likelihood.mean(output(codes)), "codes": codes}
+        stored = mode(eta(images))
+        return {"images": likelihood.mean(output(*stored.values())), **stored}
 
     def generate(noise):
-        codes = named_codes(latent.to_codes(model.prior.sample_from(uniform(noise))))
-        return {"images": likelihood.mean(output(codes)), "codes": codes}
+        stored = named(latent.stored(model.prior.sample_from(uniform(noise))))
+        return {"images": likelihood.mean(output(*stored.values())), **stored}
 
     def score(images, noise):
         logits = eta(images)
@@ -122,10 +129,14 @@ def signatures(model: DiscreteVAE, for_litert: bool = False) -> dict[str, tf.typ
 
     images = Input(tf.TensorSpec((None, *image_shape), tf.float32, name="images"), 0, 1, "in [0, 1]")
     codes = tf.TensorSpec((None, latent.code_units), latent.code_dtype, name="codes")
+    finite = (-tf.float32.max, tf.float32.max, "finite numbers")
     if latent.code_values is None:
-        codes = Input(codes, -tf.float32.max, tf.float32.max, "finite numbers")
+        codes = Input(codes, *finite)
     else:
         codes = Input(codes, 0, latent.code_values - 1, f"from 0 to {latent.code_values - 1}")
+    stored = [codes]
+    if latent.feature_units:
+        stored.append(Input(tf.TensorSpec((None, latent.feature_units), tf.float32, name="features"), *finite))
     if for_litert:
         noise = tf.TensorSpec((None, latent.units), tf.float32, name="noise")
         noise = Input(noise, *_NOISE, "in (0, 1)")
@@ -154,7 +165,7 @@ def signatures(model: DiscreteVAE, for_litert: bool = False) -> dict[str, tf.typ
     return {
         "encode": graph(encode, images),
         **files,
-        "decode": graph(decode, codes),
+        "decode": graph(decode, *stored),
         "reconstruct": graph(reconstruct, images),
         **sampling,
     }

@@ -8,8 +8,8 @@ from tf_isvae import zoo
 
 model = zoo.load({keras!r})
 images = np.zeros((2, {shape}), np.float32)  # your own
-codes = model.encode(images)
-pictures = model.decode(codes)
+{codes} = model.encode(images)
+pictures = model.decode({codes})
 """
 
 LAYER = """\
@@ -27,8 +27,8 @@ import tensorflow as tf
 
 signatures = tf.saved_model.load({version!r}).signatures
 images = np.zeros((2, {shape}), np.float32)  # your own
-codes = signatures["encode"](images=tf.constant(images))["codes"]
-pictures = signatures["decode"](codes=codes)["images"]
+codes = signatures["encode"](images=tf.constant(images)){taken}
+pictures = signatures["decode"]({given})["images"]
 """
 
 LITERT = """\
@@ -37,18 +37,23 @@ from ai_edge_litert.interpreter import Interpreter
 
 model = Interpreter({litert!r})
 images = np.zeros((2, {shape}), np.float32)  # your own
-codes = model.get_signature_runner("encode")(images=images)["codes"]
-pictures = model.get_signature_runner("decode")(codes=codes)["images"]
+codes = model.get_signature_runner("encode")(images=images){taken}
+pictures = model.get_signature_runner("decode")({given})["images"]
 """
 
 
-def snippets(version: int, image_shape: list[int], keras: list[str], litert: list[str]) -> list[tuple[str, str]]:
-    """Pairs of a heading and Python, of the formats whose files are there."""
+def snippets(
+    version: int, image_shape: list[int], keras: list[str], litert: list[str], features: bool = False
+) -> list[tuple[str, str]]:
+    """Pairs of a heading and Python, of the formats whose files are there; `features`: codes have features beside."""
     names = {
         "version": str(version),
         "shape": ", ".join(map(str, image_shape)),
         "keras": next(iter(keras), None),
         "litert": next(iter(litert), None),
+        "codes": "codes, features" if features else "codes",
+        "taken": "" if features else '["codes"]',
+        "given": 'codes=codes["codes"], features=codes["features"]' if features else "codes=codes",
     }
     blocks = [
         ("SavedModel, in TensorFlow without tf_isvae", SAVED_MODEL),

@@ -56,7 +56,7 @@ class Config:
     latent_dim: int | tuple[int, int] | None = setting(
         None,
         settings.Size(),
-        "bits, categories or Gaussians, or VARIABLESxCATEGORIES such as 24x4",
+        "bits, categories or Gaussians, or VARIABLESxCATEGORIES such as 24x4; of a hybrid, CATEGORIESxGAUSSIANS",
     )
     estimator: str | dict | None = setting(
         None,
