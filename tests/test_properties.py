@@ -27,6 +27,7 @@ from tf_isvae import (
     training,
     zoo,
 )
+from tf_isvae.model import parts_of
 
 # The same examples in every run, and as many as the suite has time for.
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
@@ -172,9 +173,10 @@ def eagerly():
 def test_any_model_of_the_zoo_encodes_decodes_and_is_saved(eagerly, name, shape, latent_dim, n):
     model = zoo.build(name, shape, latent_dim, seed=1)
     images = np.random.default_rng(0).uniform(size=(n, *shape)).astype(np.float32)
-    codes = model.encode(images)
+    codes, *features = encoded = parts_of(model.encode(images))
     assert codes.shape == (n, model.latent.code_units) and codes.dtype == model.latent.code_dtype
-    decoded = model.decode(codes)
+    assert [each.shape for each in features] == [(n, 10)] * name.endswith("hvae")
+    decoded = model.decode(*encoded)
     assert decoded.shape == images.shape and ((decoded >= 0) & (decoded <= 1)).all()
     bounds = model.log_likelihood(images)
     assert bounds.shape == (n,) and np.isfinite(bounds).all()
@@ -184,7 +186,8 @@ def test_any_model_of_the_zoo_encodes_decodes_and_is_saved(eagerly, name, shape,
     for part in ("latent", "estimator", "likelihood"):
         assert getattr(copy, part).get_config() == getattr(model, part).get_config()
     assert (copy.name, copy.seed, copy.image_shape) == (model.name, model.seed, shape)
-    np.testing.assert_array_equal(copy.encode(images), codes)
+    for ours, theirs in zip(encoded, parts_of(copy.encode(images)), strict=True):
+        np.testing.assert_array_equal(theirs, ours)
 
 
 @settings(few, max_examples=40)
