@@ -373,4 +373,4 @@ def test_a_run_that_is_stopped_and_resumed(name, monkeypatch, tmp_path):
     metrics, whole = training.train(config("whole"))
     resumed = test_training.run_in_two_parts(monkeypatch, config("parts"), 4, signal.SIGTERM)
     same_run(resumed, whole)
-    assert np.isfinite(metrics["test_neg_elbo"])
+    assert metrics["steps"] == 9
