@@ -41,13 +41,13 @@ latents = st.one_of(
     st.builds(GaussianLatent, sizes),
 )
 counts = st.integers(2, 3)
-others = {estimators.Enumerated, estimators.Linearized}
+others = {estimators.Enumerated, estimators.Linearized, estimators.Hybrid}
 # The package's own: other tests define estimators too.
 known = [getattr(estimators, name) for name in estimators.names()]
 every_estimator = st.one_of(
     *(st.builds(cls, counts) for cls in known if cls not in others),
     st.builds(estimators.Enumerated),
-    st.builds(estimators.Linearized, st.builds(estimators.LeaveOneOut, counts)),
+    *(st.builds(cls, st.builds(estimators.LeaveOneOut, counts)) for cls in (estimators.Linearized, estimators.Hybrid)),
 )
 arrays = hnp.arrays(
     st.one_of(
@@ -149,9 +149,9 @@ def test_any_pair_of_latent_and_estimator_trains_or_is_refused(latent, estimator
         one_line(error)
         discrete, kind = not isinstance(latent, GaussianLatent), type(estimator).__name__
         bits = isinstance(latent, BernoulliLatent)
-        assert not {"ImportanceSampling": True, "LeaveOneOut": True, "DisARM": bits, "ARMS": bits}.get(
-            kind, not discrete if kind == "Reparameterized" else discrete
-        )
+        takes = {"ImportanceSampling": True, "LeaveOneOut": True, "DisARM": bits, "ARMS": bits}
+        takes |= {"Reparameterized": not discrete, "Hybrid": False}
+        assert not takes.get(kind, discrete)
         return
     model.compile(keras.optimizers.SGD(0.01), run_eagerly=True)
     images = np.random.default_rng(batch).uniform(size=(batch, *shape)).astype(np.float32)
