@@ -354,6 +354,13 @@ def test_evaluation(model):
 
 
 @pytest.mark.all
+def test_two_replicas_step_as_one(apart):
+    (weights, losses), (weights_of_two, losses_of_two) = apart("hybrid_on_two_replicas", devices=2)
+    np.testing.assert_allclose(weights_of_two, weights, atol=1e-4)
+    np.testing.assert_allclose(losses_of_two, losses, rtol=1e-4)
+
+
+@pytest.mark.all
 @pytest.mark.parametrize("name", ["fc_hvae", "cnn_hvae"])
 def test_a_run_that_is_stopped_and_resumed(name, monkeypatch, tmp_path):
     """The best recipe on the digits, bit for bit as without the stop; and what the run reports of its categories."""
