@@ -101,6 +101,7 @@ def test_codes_and_features_give_z_back(latent):
     latent.check_stored(*(part.numpy() for part in stored))
 
 
+@pytest.mark.all
 def test_a_product_without_continuous_part_is_enumerated():
     latent = LATENTS["discrete only"]()
     assert latent.num_codes == 12 == len(np.unique(latent.all_codes(), axis=0)) and latent.enumerable
@@ -315,6 +316,7 @@ def test_bad_codes_and_features(model):
 # --- export, evaluation, runs ------------------------------------------------------------------------------------
 
 
+@pytest.mark.all
 def test_saved_model_and_litert_give_what_the_model_gives(model, tmp_path):
     """encode, decode and generate of both formats; the features are a second output, and a second input of decode."""
     from ai_edge_litert.interpreter import Interpreter
@@ -341,6 +343,7 @@ def test_saved_model_and_litert_give_what_the_model_gives(model, tmp_path):
         saved["decode"](codes=tf.constant(codes), features=tf.constant(features * np.nan))
 
 
+@pytest.mark.all
 def test_evaluation(model):
     images = np.random.default_rng(5).random((40, 3, 2, 1)).astype(np.float32)
     labels = np.arange(40) % 3

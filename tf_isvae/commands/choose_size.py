@@ -83,7 +83,8 @@ def prepare(arguments: argparse.Namespace) -> tuple:
         latent = zoo.MODELS[config.model].latent(config.latent_dim)
         if latent.num_codes is None:
             raise ValueError(
-                f"--model is {config.model}, whose codes are real numbers without a bound; choose another."
+                f"--model is {config.model}, whose codes are real numbers without a bound, or have such beside them; "
+                "choose another."
             )
         if size in configs:
             raise ValueError(f"--sizes has {size} twice; it must have each once.")
