@@ -6,7 +6,8 @@
     python scripts/choose_size.py --dataset photos/ --image-size 32
 
 All are trained alike (recipe, epochs, seed), and measured on training images that are held out. A code of c bits holds
-at most c bits of information, whatever the images are; the KL says how many of them an image takes. The same command
+at most c bits of information, whatever the images are; the KL says how many of them an image takes. The share from
+which on a code counts as full is a guess so far: look at the table and the figure as well. The same command
 again goes on with a run that was stopped, and trains the sizes that are missing.
 """
 

@@ -1,7 +1,7 @@
 """How well a model tells outliers from images like those it was trained on, beside scikit-learn's detectors on pixels.
 
     python scripts/compare_outliers.py fc_bvae_fashion_mnist fashion_mnist --outliers mnist
-    python scripts/compare_outliers.py fc_bvae mnist --one-class --latent-dim 64 --epochs 40 --batch-size 128
+    python scripts/compare_outliers.py fc_bvae mnist --one-class --latent-dim 16 --epochs 20 --batch-size 128
 
 The area under the ROC curve: the probability that an outlier has a lower score than an inlier. With --outliers, of the
 first test images of both data sets, and a trained model. With --one-class, a model is trained for each class on its
