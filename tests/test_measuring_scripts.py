@@ -102,7 +102,7 @@ def test_protocols_have_files_of_their_own():
 def test_a_comparison_goes_on(prepared, apart, tmp_path, categorical):
     """In parts, with other distances between evaluations and a signal inside one, it ends as in one call."""
     prepared("mnist")
-    (whole,), rows = apart("comparison_in_parts", tmp_path, categorical)
+    (whole,), rows = apart("comparison_in_parts", tmp_path, categorical, timeout=900)
     assert [row["step"] for row in rows] == [4, 6, 12]
     columns = ("train_elbo", "test_bound", "test_bound_100", "gradient_variance")
     assert [rows[-1][name] for name in columns] == [whole[name] for name in columns]
