@@ -130,8 +130,31 @@ class ReinMax(_Relaxed):
         return {**super().get_config(), "temperature": self.temperature}
 
 
+class _AroundAnother(Estimator):
+    """An estimator that hands a part of its work to another, `estimator`; without one, to a `default()`."""
+
+    default: type[Estimator]
+
+    def __init__(self, estimator: Estimator | None = None):
+        self.estimator = self.default() if estimator is None else estimator
+        if not isinstance(self.estimator, Estimator):
+            raise TypeError(
+                f"{type(self).__name__}: estimator is {estimator!r}; it must be an object of tf_isvae.estimators."
+            )
+
+    def get_config(self):
+        return {"estimator": keras.saving.serialize_keras_object(self.estimator)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["estimator"]))
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.estimator!r})"
+
+
 @keras.saving.register_keras_serializable("tf_isvae")
-class Linearized(Estimator):
+class Linearized(_AroundAnother):
     """Another estimator, of f = ln p(x|.) less its tangent at the mean of q. Unbiased if that one is.
 
         f(z) - g . (z - mean),   g = df/dz at z = mean;   g . d mean is given back in closed form
@@ -156,10 +179,7 @@ class Linearized(Estimator):
         multiply.
     """
 
-    def __init__(self, estimator: Estimator | None = None):
-        self.estimator = DisARM() if estimator is None else estimator
-        if not isinstance(self.estimator, Estimator):
-            raise TypeError(f"Linearized: estimator is {estimator!r}; it must be an object of tf_isvae.estimators.")
+    default = DisARM
 
     @property
     def exact(self) -> bool:
@@ -190,19 +210,9 @@ class Linearized(Estimator):
     def decoder_evaluations(self, latent) -> int:
         return 1 + self.estimator.decoder_evaluations(latent)
 
-    def get_config(self):
-        return {"estimator": keras.saving.serialize_keras_object(self.estimator)}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(keras.saving.deserialize_keras_object(config["estimator"]))
-
-    def __repr__(self):
-        return f"Linearized({self.estimator!r})"
-
 
 @keras.saving.register_keras_serializable("tf_isvae")
-class Hybrid(Estimator):
+class Hybrid(_AroundAnother):
     """For a ProductLatent of discrete and continuous parts. Unbiased if the other estimator is.
 
         w ~ q(w|x) by reparameterisation;   with it held fixed, the other estimator of E_q(z|x)[ln p(x|z, w)]
@@ -226,10 +236,7 @@ class Hybrid(Estimator):
         [1.0, 1.0]
     """
 
-    def __init__(self, estimator: Estimator | None = None):
-        self.estimator = Enumerated() if estimator is None else estimator
-        if not isinstance(self.estimator, Estimator):
-            raise TypeError(f"Hybrid: estimator is {estimator!r}; it must be an object of tf_isvae.estimators.")
+    default = Enumerated
 
     def __call__(self, posterior, log_likelihood, seed=None):
         discrete, continuous, join = posteriors.of(posterior).split("Hybrid")
@@ -242,13 +249,3 @@ class Hybrid(Estimator):
 
     def decoder_evaluations(self, latent) -> int:
         return self.estimator.decoder_evaluations(latent.discrete())
-
-    def get_config(self):
-        return {"estimator": keras.saving.serialize_keras_object(self.estimator)}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(keras.saving.deserialize_keras_object(config["estimator"]))
-
-    def __repr__(self):
-        return f"Hybrid({self.estimator!r})"
