@@ -11,6 +11,7 @@ import scipy.special
 import scipy.stats
 from helpers import one_line
 from PIL import Image
+from sklearn import metrics
 
 from tf_isvae import (
     BernoulliLatent,
@@ -284,6 +285,37 @@ def test_the_script_shows_clusters(script, tmp_path):
         (["--clusters", "--beside", "model.keras"], ["codes of model.keras are no real numbers"]),
     ):
         status, output, errors = script(*command, *wrong)
+        assert (status, output) == (2, "")
+        one_line(errors, *parts)
+
+
+@pytest.mark.all
+def test_clusters_of_a_seed(script, tmp_path):
+    """Each run is trained once, and its figures are those of its codes; a row is the mean over the seeds."""
+    command = ["compare_clusters.py", "fc_cvae", "--dataset", "digits", "--sizes", 3, "--seeds", 1]
+    command += ["--epochs", 1, "--batch-size", 500, "--run-dir", "runs"]
+    status, output, errors = script(*command)
+    assert (status, errors) == (0, "")
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"fc_cvae_3_0", "fc_vae_means_0", "clusters.md"}
+    table = (tmp_path / "runs" / "clusters.md").read_text()
+    assert script(*command) == (0, "\n" + table, "") and output.endswith(table)
+    model = zoo.load(tmp_path / "runs" / "fc_cvae_3_0")
+    images, labels = evaluation.images_for(model, "digits", "test")
+    nmi = metrics.normalized_mutual_info_score(labels, model.encode(images)[:, 0])
+    (row,) = [line for line in table.splitlines() if line.startswith("| fc_cvae, 3 |")]
+    assert row.split(" | ")[3] == f"{nmi:.3f} ± 0.000"
+    seeds = [dict.fromkeys(("clusters", "matched_accuracy", "nmi", "ari", "accuracy"), value) for value in (0.4, 0.6)]
+    import compare_clusters
+
+    row = compare_clusters.table({"both": seeds}).splitlines()[-1]
+    assert row == "| both | 0.5 |" + " 0.500 ± 0.141 |" * 4  # sqrt(2 * 0.1^2 / (2 - 1))
+    for wrong, parts in (
+        (["fc_bvae"], ["the codes of fc_bvae are no clusters", "fc_cvae"]),
+        (["fc_cvae", "--seeds", 0], ["--seeds is 0"]),
+        (["fc_cvae", "--sizes", "ten"], ["latent_dim is 'ten'"]),
+        (["fc_cvae", "--dataset", "no.npz"], ["no.npz"]),
+    ):
+        status, output, errors = script(command[0], *wrong)
         assert (status, output) == (2, "")
         one_line(errors, *parts)
 

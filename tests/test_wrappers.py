@@ -1,5 +1,6 @@
 """The scikit-learn estimators."""
 
+import json
 import pickle
 import re
 
@@ -12,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn import base, pipeline, preprocessing
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from tf_isvae import BernoulliLatent, DiscreteVAE, datasets, estimators, evaluation, networks, training, zoo
+from tf_isvae import BernoulliLatent, DiscreteVAE, datasets, estimators, evaluation, files, networks, training, zoo
 from tf_isvae.wrappers import CodeClusterer, HashingTransformer, OutlierDetector
 
 SHAPE = (4, 4, 1)
@@ -184,10 +185,35 @@ def test_the_script_for_outliers(script, tmp_path):
             ["--latent-dim is for --one-class"],
         ),
         (["fc_bvae", "digits", "--one-class", "--latent-dim", "many"], ["latent_dim is 'many'"]),
+        (["model.keras", "digits", "--outliers", "black.npz", "--keep", "a.json"], ["--keep is for --one-class"]),
+        (["fc_bvae", "digits", "--one-class", "--keep", "no/a.json"], ["no/a.json", "folder"]),
+        (["fc_bvae", "digits", "--one-class", "--keep", "black.npz"], ["black.npz", "another file"]),
     ):
         status, output, errors = script("compare_outliers.py", *wrong)
         assert (status, output) == (2, "")
         one_line(errors, *parts)
+
+
+@pytest.mark.all
+def test_one_class_goes_on(script, tmp_path):
+    """The figures of nine digits are kept, so one model is trained; the mean of all is taken by hand."""
+    command = ["compare_outliers.py", "fc_bvae", "digits", "--one-class", "--scores", "overlap"]
+    command += ["--latent-dim", 2, "--batch-size", 100, "--keep", "kept.json"]
+    how = {"inliers": "digits", "scores": ["overlap"], "model": "fc_bvae", "latent_dim": 2, "batch_size": 100}
+    figures = {name: 0.25 for name in ("overlap", "IsolationForest", "OneClassSVM")}
+    kept = {"how": {**how, "epochs": 1}, "classes": {f"class {i}": figures for i in range(9)}}
+    files.write_json("kept.json", kept)
+    status, output, errors = script(*command, "--epochs", 1)
+    assert (status, errors) == (0, "")
+    now = json.loads((tmp_path / "kept.json").read_text())
+    new = now["classes"].pop("class 9")
+    assert now["classes"] == kept["classes"] and 0.5 < new["OneClassSVM"] < 1  # a digit is unlike the others
+    for name, area in new.items():
+        assert f"| {name} | {(9 * 0.25 + area) / 10:.4f} |" in output
+    assert script(*command, "--epochs", 1) == (0, output, "")
+    status, output, errors = script(*command, "--epochs", 2)
+    assert (status, output) == (2, "")
+    one_line(errors, "kept.json is not of this command and its settings")
 
 
 @pytest.mark.parametrize(
