@@ -127,6 +127,13 @@ def test_a_damaged_or_foreign_index_is_refused(index, model, tmp_path, damage):
     with pytest.raises(ValueError) as error:
         search.load(path, other)
     one_line(error, path, "another model" if damage in ("model", "bits") else "an index that search.py index wrote")
+    assert "pickle" not in str(error.value)  # which NumPy recommends for what is no archive
+
+
+def test_an_index_without_images(model):
+    with pytest.raises(ValueError) as error:
+        search.Index(model, "a model").nearest(IMAGES, neighbours=1)
+    one_line(error, "the index has no images", "add some")
 
 
 def test_stopped_and_going_on(model, photos, tmp_path, monkeypatch):
@@ -216,7 +223,8 @@ def test_the_script(script, photos, tmp_path):
     "arguments, parts",
     [
         ("index EMPTY --model MODEL --to new.index", ["holds no images"]),
-        ("index no_such --model MODEL --to new.index", ["no_such"]),
+        ("index no_such --model MODEL --to new.index", ["no_such is no folder", "PNG or JPEG"]),
+        ("index INDEX --model MODEL --to new.index", ["an.index is no folder"]),
         ("index PHOTOS --model no_such --to new.index", ["no_such", "fc_bvae_mnist"]),
         ("index PHOTOS --model MODEL --to no/new.index", ["--to is no/new.index", "make it"]),
         ("index PHOTOS --model fc_cvae_mnist --to new.index", ["are no bits"]),
@@ -227,7 +235,7 @@ def test_the_script(script, photos, tmp_path):
         ("query INDEX no.png", ["no.png"]),
         ("query INDEX PHOTOS/2/07.png --picture a.jpg", ["a.jpg", ".png"]),
         ("query INDEX PHOTOS/2/07.png --distance far", ["--distance is 'far'"]),
-        ("query INDEX PHOTOS/2/07.png --model fc_bvae_mnist", ["another model of 10 bits"]),
+        ("query INDEX PHOTOS/2/07.png --model fc_bvae_mnist", ["another model of 10 bits", "has 50"]),
         ("query MODEL PHOTOS/2/07.png", ["is damaged, or of another kind"]),
         ("remove INDEX no.png", ["no.png is not in the index"]),
         ("add INDEX no.png", ["no.png does not exist"]),

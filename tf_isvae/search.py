@@ -130,6 +130,8 @@ class Index:
         """
         checks.one_of("distance", distance, DISTANCES)
         neighbours = checks.integer("neighbours", neighbours)
+        if not len(self):
+            raise ValueError("the index has no images; add some.")
         if neighbours > len(self):
             raise ValueError(
                 f"neighbours is {neighbours}; it must be at most {len(self)}, the number of images in the index."
@@ -201,6 +203,10 @@ def load(path: str | os.PathLike, model: DiscreteVAE | None = None) -> Index:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file; give an index that search.py index wrote.")
+    if not zipfile.is_zipfile(path):
+        if not os.access(path, os.R_OK):
+            raise PermissionError(f"{path} may not be read; change its permissions.")
+        raise ValueError(f"{path} is of another kind, or only a part; it must be an index that search.py index wrote.")
     try:
         with np.load(path, allow_pickle=False) as stored:
             header, paths, codes = _from_bytes(stored["header"]), _from_bytes(stored["paths"]), stored["codes"]
@@ -213,16 +219,17 @@ def load(path: str | os.PathLike, model: DiscreteVAE | None = None) -> Index:
     except PermissionError:
         raise
     except Exception as error:  # a damaged file may fail anywhere in zipfile, NumPy and json
-        kind = "damaged, or of another kind" if zipfile.is_zipfile(path) else "of another kind, or only a part"
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is {kind} ({reason}); it must be an index that search.py index wrote.") from None
+        raise ValueError(
+            f"{path} is damaged, or of another kind ({reason}); it must be an index that search.py index wrote."
+        ) from None
     name = str(header["model"])
     model = zoo.load(name) if model is None else model
     index = Index(model, name)
     if index.bits != header["bits"] or _digest(model) != header["digest"]:
         raise ValueError(
-            f"{path} was made by another model of {header['bits']} bits, {name} as it was then; it must be searched "
-            "with that model: name it, or make the index anew."
+            f"{path} was made by another model of {header['bits']} bits, {name} as it was then, and this one has "
+            f"{index.bits}; it must be searched with that model: name it, or make the index anew."
         )
     index.paths, index._parts = list(map(str, paths)), [codes]
     if graph is not None:

@@ -177,6 +177,9 @@ def image_files(folder: str | os.PathLike) -> list[str]:
       ...     print([path.removeprefix(folder) for path in datasets.image_files(folder)])
       ['/black.png']
     """
+    if not os.path.isdir(folder):
+        kind = NotADirectoryError if os.path.exists(folder) else FileNotFoundError
+        raise kind(f"{folder} is no folder; it must be one that holds PNG or JPEG images.")
     # Plain strings: of all that is kept for an image, only they are many.
     files, seen, waiting = [], set(), [os.fspath(folder)]
     while waiting:
