@@ -16,7 +16,7 @@ GUIDES = [
 def test_a_guide_runs(guide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = guide.read_text()
-    assert text.count("\n") <= 102 and (text.count("![") == 1 or guide.stem == "own_training")
+    assert text.count("\n") <= 100 and text.count("![") == 1
     blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     assert blocks
     names = {"__name__": "__main__"}
