@@ -146,6 +146,8 @@ def apart(forks):
         except EOFError:
             process.join()
             returned, failure = None, f"{program} ended with status {process.exitcode}"
+        else:
+            process.join(10)  # a process that measures coverage writes its file now
         finally:
             process.kill()
             process.join()

@@ -138,6 +138,7 @@ def test_two_workers_take_the_steps_of_one_process(two_workers, tmp_path):
     assert moved > 1e-2, "the steps are too small to tell one factor from another"
 
 
+@pytest.mark.all
 def test_a_run_of_two_workers_is_that_of_one(finished, tmp_path):
     """The same history to rounding, in a directory that only the chief wrote."""
     run_dir, outputs = finished

@@ -71,6 +71,7 @@ def test_gradient_variance_of_estimators():
     assert exact < 1e-12 < disarm < paper
 
 
+@pytest.mark.all
 def test_variance_on_a_trained_model_is_no_higher_than_the_papers():
     """At equal decoder evaluations. Each variance, a mean over 200 weights and 200 draws, is good to about a tenth;
     those compared differ by a factor of 2 or more."""

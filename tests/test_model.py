@@ -852,6 +852,7 @@ def two_replicas(apart):
     return apart("models_on_two_replicas", [*DISTRIBUTED][:3], devices=2)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("case", [*DISTRIBUTED][:3])
 def test_two_replicas_step_as_one(two_replicas, case):
     """The same batches on one device and on two, also if a replica has fewer images, or none."""
@@ -874,12 +875,14 @@ def stepped_as_one(one, two):
             assert math.isclose(two[logs][key], value, rel_tol=1e-5), (logs, key)
 
 
+@pytest.mark.all
 def test_replicas_draw_different_noise(two_replicas):
     first, second = two_replicas["seeds"]
     assert first != second
     assert first == two_replicas["seed of one"]
 
 
+@pytest.mark.all
 def test_two_replicas_with_noise_by_hand(two_replicas):
     """The mean of the gradients of both halves, each with the noise of its replica."""
     moved, expected = two_replicas["noisy"]
@@ -887,6 +890,7 @@ def test_two_replicas_with_noise_by_hand(two_replicas):
     np.testing.assert_allclose(moved, expected, atol=1e-6)
 
 
+@pytest.mark.all
 def test_gradients_are_evaluated_inside_a_scope_as_outside(two_replicas):
     inside, outside = two_replicas["inside"], two_replicas["outside"]
     assert outside["variance"] > 0 and inside.keys() == outside.keys()
@@ -895,6 +899,7 @@ def test_gradients_are_evaluated_inside_a_scope_as_outside(two_replicas):
     assert two_replicas["annealing"] == 1
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("option", ["clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps"])
 def test_options_that_replicas_would_not_share_are_refused(two_replicas, option):
     """Keras would clip each replica's part, and cannot accumulate gradients in several."""

@@ -177,6 +177,7 @@ def test_a_disk_that_is_full_for_a_while(finished, tmp_path, monkeypatch, file_l
     same_run(run_dir, finished)
 
 
+@pytest.mark.all
 def test_a_disk_that_stays_full(finished, tmp_path, monkeypatch, file_limit):
     """The run ends without its model, and resumed with room it ends as if nothing had happened."""
     at_the_end_of_epochs(monkeypatch, {4: lambda run: file_limit(100_000)})
@@ -194,6 +195,7 @@ def test_a_disk_that_stays_full(finished, tmp_path, monkeypatch, file_limit):
     same_run(training.train(config(tmp_path / "run"), resume=True)[1], finished)
 
 
+@pytest.mark.all
 def test_stopped_while_the_disk_is_full(finished, tmp_path, monkeypatch, file_limit, capsys):
     def fill_and_stop(run):
         file_limit(100_000)

@@ -313,6 +313,7 @@ def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, monkeypatch, ca
     assert len(warnings) == 1 and newest.name in warnings[0]
 
 
+@pytest.mark.all
 def test_everything_random_is_resumed(tmp_path, monkeypatch):
     """Binarisation anew in each epoch, a schedule of the rate, annealing of the KL; in bfloat16 if it can be."""
     settings = {"binarize": "dynamic", "schedule": "cosine", "kl_start": 5.0, "kl_epochs": 2, "estimator": "DisARM"}
