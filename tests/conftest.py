@@ -18,14 +18,14 @@ from helpers import ROOT, call_program, differences, process_state, tfds_has
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """One for each processor that this process may use, if the memory holds them: each takes 2 to 3 GB."""
+    """One worker for each processor that this process may use, if memory allows: each takes 2 to 3 GB."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(1, min(len(os.sched_getaffinity(0)), memory // 3_000_000_000))
 
 
 def pytest_collection_finish():
-    """The collector leaves alone what was imported, which is there to stay: a fifth of the time went into looking
-    through TensorFlow's objects again and again."""
+    """Takes imported objects out of garbage collection, since they stay: a fifth of the time went into scanning
+    TensorFlow's again and again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
@@ -132,7 +132,7 @@ def forks():
 def apart(forks):
     """Calls main(*arguments) of a file in tests/programs/ in a process of its own, and gives what it returns.
 
-    TensorFlow has so many devices there: CPU:0, CPU:1.
+    `devices`: how many logical devices TensorFlow has there (CPU:0, CPU:1).
     """
 
     def run(program, *arguments, devices=1, timeout=200):

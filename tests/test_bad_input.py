@@ -86,7 +86,7 @@ def frozen(model, function):
 
 
 def counts(make, name, minimum=1, wrong=NOT_COUNTS):
-    """`make` takes integers of at least `minimum` alone."""
+    """`make` takes only integers of at least `minimum`."""
     values = [minimum - 1 if value == 0 and value is not False else value for value in wrong]
     return [
         (lambda my, value=value: make(my, value), f"{name} is {value!r}", f"integer of at least {minimum}")

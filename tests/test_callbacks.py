@@ -12,7 +12,7 @@ IMAGES = np.random.default_rng(0).uniform(size=(12, *SHAPE)).astype(np.float32)
 
 
 def tiny(latent, estimator):
-    """Compiled, with the same weights for each estimator."""
+    """A compiled model, with the same weights for each estimator."""
     encoder = networks.dense_encoder(SHAPE, latent.encoder_units, (4,))
     decoder = networks.dense_decoder(latent.units, SHAPE, (4,))
     rng = np.random.default_rng(1)

@@ -1069,7 +1069,7 @@ def test_every_image_is_held_out_as_often_as_any_other():
 
 
 def test_test_images_stay_when_others_are_held_out(tmp_path):
-    """And of the images, not the folder, of the name "validation"."""
+    """The images held out are meant, not the folder, by the name "validation"."""
     for split, begin in (("Train", 0), ("test", 10), ("validation", 20)):
         save_images(tmp_path / split, numbered(30)[begin : begin + 10])
     parts = [

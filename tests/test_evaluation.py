@@ -135,7 +135,7 @@ def test_annealing_ends_with_its_training(tmp_path):
 def test_an_estimator_has_no_bias_against_itself():
     """Of a sampled reference in many dimensions, nearly all noise: its direction must not be that of the same draws.
 
-    Below a p-value of 1e-4 an unbiased estimator falls with a probability of at most 1e-4.
+    An unbiased estimator has a p-value below 1e-4 with probability at most 1e-4.
     """
     keras.utils.set_random_seed(0)
     model = zoo.build("fc_bvae", image_shape=(28, 28, 1))
@@ -158,7 +158,7 @@ def test_rounding_is_no_bias(bias):
 
 @pytest.mark.parametrize("latent", [BernoulliLatent(3), CategoricalLatent(4)], ids=["bits", "categories"])
 def test_estimator_bias_tells_biased_from_unbiased(latent):
-    """Below a p-value of 1e-4 an unbiased estimator falls with a probability of at most 1e-4."""
+    """An unbiased estimator has a p-value below 1e-4 with probability at most 1e-4."""
     model = build(latent)
     # Far from the start, so that straight-through's bias is of the size of the gradient.
     model.decoder.set_weights([3 * w for w in model.decoder.get_weights()])

@@ -98,7 +98,7 @@ def test_the_card_names_all_files(one):
 
 @every_folder
 def test_keras(one):
-    """The same seed: the same figures, but for the arithmetic of another machine. The file is compressed."""
+    """The same seed gives the card's figures, but for another machine's rounding. The file is compressed."""
     folder, card, model, images = one
     with zipfile.ZipFile(folder / f"{folder.name}.keras") as file:
         assert all(member.compress_type == zipfile.ZIP_DEFLATED for member in file.infolist())
@@ -113,7 +113,7 @@ def litert(folder, kind) -> str:
 
 
 def check(kind, one, codes, elbo):
-    """Of a format's own codes, and ELBO by one sample of q for each image."""
+    """Compares a format's codes, and its ELBO by one sample of q for each image, with what they must be."""
     _, card, model, images = one
     tolerance, least = TOLERANCE[kind]
     if kind == "int8" and model.latent.code_values != 2:

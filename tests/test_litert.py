@@ -185,7 +185,7 @@ def in_float32(any_latent, tmp_path_factory):
 
 
 def test_sampling_and_names(any_latent, in_float32):
-    """And the KL of the score."""
+    """Samples, the names of inputs and outputs, and the KL of the score."""
     images, noise = random_images(30), sampling_and_names(any_latent.latent, in_float32)
     found = run(in_float32, "score", images=images, noise=noise[:30])
     kl = any_latent.latent.kl(any_latent.latent.posterior(any_latent.encoder(images)))

@@ -19,7 +19,7 @@ IMAGES = np.where(RNG.random((50, *SHAPE)) < 0.5, 0.2, 0.8).astype(np.float32)
 
 
 def make_model(scale=6.0, bits=10):
-    """Whose bits say if the first pixels are above one half, with q = sigmoid(scale * (pixel - 1/2))."""
+    """A model whose bits say whether the first pixels are above one half, with q = sigmoid(scale * (pixel - 1/2))."""
     encoder = networks.dense_encoder(SHAPE, bits, ())
     encoder.set_weights([scale * np.eye(16, bits, dtype=np.float32), np.full(bits, -scale / 2, np.float32)])
     return DiscreteVAE(encoder, BernoulliLatent(bits), networks.dense_decoder(bits, SHAPE, ()))
@@ -50,7 +50,7 @@ def photos(tmp_path_factory, model):
 
 
 def sorted_distances(distances, positions, neighbours):
-    """The nearest of each row of a table of distances, and that the positions found have them."""
+    """The sorted distances of each row; checks that the positions found have these distances."""
     np.testing.assert_allclose(
         np.take_along_axis(distances, positions, 1), np.sort(distances, 1)[:, :neighbours], rtol=1e-5
     )

@@ -67,7 +67,7 @@ def train(settings, resume):
 
 
 def kill_and_resume(forks, settings, run_dir, kills):
-    """Kills the run so often, spread over its length, at random moments; every fourth time while it starts."""
+    """Kills the run `kills` times at random moments, spread over its length; every fourth time while it starts."""
     total = settings.epochs * STEPS
     killed = 0
     while killed < kills:

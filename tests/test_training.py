@@ -616,7 +616,7 @@ def test_the_command_on_a_card_makes_the_same_model(apart, tmp_path):
 
 
 def arguments_of(command):
-    """What scripts/train.py makes of it, which has this loop."""
+    """The arguments that scripts/train.py makes of a command, by its own loop."""
     parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS)
     for field in dataclasses.fields(Config):
         action = argparse.BooleanOptionalAction if field.metadata["kind"].is_flag else "store"

@@ -28,7 +28,7 @@ ESTIMATORS = (
 
 @pytest.fixture(scope="module")
 def model():
-    """Whose first bits say if the first pixels are above one half."""
+    """A model whose first bits say whether the first pixels are above one half."""
     encoder = networks.dense_encoder(SHAPE, 10, ())
     matrix = np.eye(16, 10, dtype=np.float32)
     encoder.set_weights([matrix, np.full(10, -0.5, np.float32)])

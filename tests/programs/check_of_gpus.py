@@ -1,4 +1,4 @@
-"""The command gpu_check, on so many logical devices of the CPU: whether TF32 was allowed before, and what it prints."""
+"""Runs the command gpu_check on several logical CPU devices: whether TF32 was allowed before, and what is printed."""
 
 import contextlib
 import io

@@ -17,7 +17,7 @@ def peak():
 
 
 def from_disk(folder):
-    """The growth while all images of a folder pass."""
+    """How far the peak rises while all images of a folder pass, in MB."""
     limit, datasets.MEMORY_LIMIT = datasets.MEMORY_LIMIT, 0
     dataset = datasets.load(folder / "links", batch_size=2, seed=0)
     next(iter(dataset))
@@ -28,7 +28,7 @@ def from_disk(folder):
 
 
 def from_memory():
-    """The growth by ten iterators over an array."""
+    """How far ten iterators over an array raise the peak, in MB."""
     dataset = datasets.load(np.ones((50_000, 32, 32, 3), np.uint8), batch_size=100, seed=0)
     next(iter(dataset))
     before = peak()
@@ -39,7 +39,7 @@ def from_memory():
 
 
 def digest(images):
-    """Of two epochs."""
+    """A digest of the images of two epochs."""
     tf.random.set_seed(4)
     dataset = datasets.load(images, batch_size=100, seed=1, binarize="dynamic")
     return hashlib.sha256(b"".join(b.tobytes() for _ in range(2) for b in dataset.as_numpy_iterator())).hexdigest()

@@ -12,7 +12,7 @@ from tf_isvae import BernoulliLatent, DiscreteVAE, export, networks
 
 
 def begin(folder, exports):
-    """Starts a child that exports a model so often; gives its number."""
+    """Starts a child that exports a model `exports` times; gives its process number."""
     child = os.fork()
     if child:
         return child

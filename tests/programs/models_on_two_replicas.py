@@ -54,7 +54,7 @@ def flat(arrays):
 
 
 def main(cases, rest=True):
-    """Of these cases of DISTRIBUTED; and of what else test_model asks."""
+    """Results of the named cases of DISTRIBUTED and, with `rest`, of everything else that test_model asks."""
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     assert strategy.num_replicas_in_sync == 2
     results = {}
