@@ -132,6 +132,7 @@ def test_annealing_ends_with_its_training(tmp_path):
             np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.all
 def test_an_estimator_has_no_bias_against_itself():
     """Of a sampled reference in many dimensions, nearly all noise: its direction must not be that of the same draws.
 
@@ -156,7 +157,13 @@ def test_rounding_is_no_bias(bias):
     assert bias < 60 or np.isnan(found["relative_bias"])
 
 
-@pytest.mark.parametrize("latent", [BernoulliLatent(3), CategoricalLatent(4)], ids=["bits", "categories"])
+@pytest.mark.parametrize(
+    "latent",
+    [
+        pytest.param(BernoulliLatent(3), id="bits"),
+        pytest.param(CategoricalLatent(4), id="categories", marks=pytest.mark.all),
+    ],
+)
 def test_estimator_bias_tells_biased_from_unbiased(latent):
     """An unbiased estimator has a p-value below 1e-4 with probability at most 1e-4."""
     model = build(latent)
@@ -484,6 +491,7 @@ def test_the_script_says_what_each_figure_is(script, tmp_path):
     assert re.search(r"^-ELBO, nats an image +(\S+)$", output, re.M)[1] == f"{figures['test_neg_elbo']:.6g}"
 
 
+@pytest.mark.all
 def test_labels_of_ones_own_images(tmp_path):
     """Class subfolders, one grey and one white: clusters and retrieval are measured on them as on any labels."""
     for split, count in (("train", 12), ("test", 4)):

@@ -148,6 +148,7 @@ def test_cards_say_what_is_computed_in(served, name):
     assert json.loads((served[1] / name / "metadata.json").read_text())["model"]["precision"] == "float32"
 
 
+@pytest.mark.all
 @needs_bfloat16
 def test_a_model_trained_in_bfloat16_is_exported_in_float32(served, tmp_path):
     """The file computes what a model built in float32 with the same weights computes, bit for bit; unless asked."""

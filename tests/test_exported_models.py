@@ -16,6 +16,7 @@ from tf_isvae import evaluation, training, zoo
 from tf_isvae.commands import evaluate, export
 from tf_isvae.precision import cap_below_bfloat16, layers_in, stored_in
 
+pytestmark = pytest.mark.all
 FOLDERS = sorted(path.parent for path in ROOT.glob("exported_models/*/metadata.json"))
 # How many nats per image the mean may differ, besides five standard errors of what is sampled (probability 6e-7), and
 # the least share of equal codes. The cards' figures, and the SavedModels, of models trained in bfloat16 are of that
@@ -56,7 +57,7 @@ def one(request):
     return folder, card, model, images[:1000]
 
 
-shipped = [pytest.param(folder, marks=pytest.mark.all, id=folder.name) for folder in FOLDERS]
+shipped = [pytest.param(folder, id=folder.name) for folder in FOLDERS]
 every_folder = pytest.mark.parametrize("one", ["small", *shipped], indirect=True)
 # The .keras file of a new model comes first; the other formats of all models are made at once, later.
 in_all_formats = pytest.mark.parametrize(

@@ -5,14 +5,9 @@ import re
 import pytest
 from helpers import ROOT
 
-SLOW = ("deployment", "own_networks")  # which trace many graphs, or convert models
-GUIDES = [
-    pytest.param(path, marks=pytest.mark.all if path.stem in SLOW else ())
-    for path in sorted((ROOT / "docs" / "guides").glob("*.md"))
-]
 
-
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+@pytest.mark.all
+@pytest.mark.parametrize("guide", sorted((ROOT / "docs" / "guides").glob("*.md")), ids=lambda path: path.stem)
 def test_a_guide_runs(guide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = guide.read_text()

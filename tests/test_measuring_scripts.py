@@ -10,6 +10,7 @@ from matplotlib.image import imread
 
 from tf_isvae import networks, speed, zoo
 from tf_isvae.commands import benchmark, compare_estimators
+from tf_isvae.precision import multiplies_bfloat16
 
 
 def test_multiplications_of_a_training_step():
@@ -74,6 +75,32 @@ def test_rows_are_measured(tmp_path):
     assert encoding.images > 0 and encoding.multiplications == dense
     shown, nothing = benchmark.seconds_of_help(runs=1)
     assert shown > nothing > 0
+
+
+@pytest.mark.all
+def test_the_benchmark(script, monkeypatch):
+    """Each row in a process of its own, as short as can be; the command prints a table with all of them."""
+    for name, shortest in {"SECONDS": 0, "TO_ENCODE": 3000, "HELP_RUNS": 1}.items():
+        monkeypatch.setattr(benchmark, name, shortest)
+    status, printed, _ = script("benchmark.py", "--models", "fc_cvae")
+    assert not status and "failed" not in printed
+    table = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("| ")]
+    rows = {row[0].strip(): row for row in table[1:]}
+    measured = [row for row in benchmark.rows_of(["fc_cvae"]) if multiplies_bfloat16() or row.precision == "float32"]
+    assert list(rows) == [*map(str, measured), "fc_cvae, codes of 3,000 images from a file"]
+    for row in rows.values():
+        assert float(row[1].replace(",", "")) > 0 and float(row[5]) > 0
+
+
+@pytest.mark.all
+def test_the_benchmark_of_exports(script):
+    """Three batch sizes of the SavedModel; three files of LiteRT, each smaller than the one before it, beside it."""
+    status, printed, _ = script("benchmark.py", "--export", "--models", "fc_cvae")
+    assert not status
+    saved, files = ([line.split("|") for line in part.splitlines()[2:]] for part in printed.strip().split("\n\n"))
+    assert [row[2].strip() for row in saved] == ["1", "64", "2048"]
+    assert [row[2].split()[-1] for row in files] == ["SavedModel", "float32", "float16", "int8"]
+    assert sorted((float(row[3]) for row in files[1:]), reverse=True) == [float(row[3]) for row in files[1:]]
 
 
 def test_bare_products_are_those_of_the_encoder():

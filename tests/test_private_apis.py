@@ -41,6 +41,7 @@ def test_momentums_and_velocities_of_a_variable(cls):
     np.testing.assert_allclose(velocity, [0.09, 0.09], rtol=1e-5)  # (1 - beta_2) g^2
 
 
+@pytest.mark.all
 def test_worker_devices_are_the_replicas_of_this_process(apart):
     """Without `strategy.extended.worker_devices`, logs of several workers would have the wrong shape for Keras."""
     assert _private_apis.local_replicas(tf.distribute.get_strategy()) == 1

@@ -287,8 +287,10 @@ def test_two_replicas(finished, tmp_path, apart):
 
 @pytest.mark.parametrize(
     "step, number",
-    [(2, signal.SIGINT), (2 * STEPS, signal.SIGTERM)],
-    ids=["inside the first epoch", "at the end of an epoch"],
+    [
+        pytest.param(2, signal.SIGINT, id="inside the first epoch"),
+        pytest.param(2 * STEPS, signal.SIGTERM, id="at the end of an epoch", marks=pytest.mark.all),
+    ],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(finished, tmp_path, monkeypatch, step, number):
     before = signal.getsignal(signal.SIGINT)
@@ -459,6 +461,7 @@ def test_a_run_validates_on_the_images_that_it_holds_out(tmp_path):
     assert metrics["val_kl"] == pytest.approx(again["kl"], rel=1e-4)
 
 
+@pytest.mark.all
 def test_a_run_on_colours_chooses_its_likelihood_and_says_bits(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), np.uint8)
     np.savez(tmp_path / "images.npz", images=images)

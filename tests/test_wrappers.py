@@ -79,6 +79,7 @@ def test_in_a_pipeline(model):
     assert steps[-1].image_shape_ == (28, 28, 1) and steps[-1].n_features_in_ == 784
 
 
+@pytest.mark.all
 def test_the_model_is_that_of_a_run(fitted, tmp_path):
     np.savez(tmp_path / "images.npz", images=IMAGES)
     settings = {"dataset": str(tmp_path / "images.npz"), "run_dir": str(tmp_path / "run"), "latent_dim": 10, **SHORT}

@@ -97,7 +97,7 @@ def matmul_rates(precisions: tuple[str, ...]) -> dict[str, float]:
     return {precision: speed.matmul_rate(DTYPES[precision]) for precision in precisions}
 
 
-def training_speed(row: Training, seconds: float = SECONDS) -> Speed:
+def training_speed(row: Training, seconds: float) -> Speed:
     """Of `model.fit`, in the fastest of the epochs that begin within so many seconds."""
     import keras
     import numpy as np
@@ -186,7 +186,7 @@ def write_images(file: Path, count: int) -> None:
     images.flush()
 
 
-def seconds_of_help(runs: int = HELP_RUNS) -> tuple[float, float]:
+def seconds_of_help(runs: int) -> tuple[float, float]:
     """The shortest times of a help text, and of a Python that does nothing, which take turns."""
     show = "import sys, tf_isvae_command; sys.argv = ['tf_isvae', 'train', '--help']; tf_isvae_command.main()"
     programs = {"help": show, "nothing": "pass"}
@@ -284,7 +284,7 @@ def benchmark_training(arguments: argparse.Namespace) -> bool:
     rates = [measure("matrix products", apart, matmul_rates, precisions, show=of_rates)]
     for row in trainings:
         if row.precision in precisions:
-            found[row] = measure(f"training {row}", apart, training_speed, row, show=of_speed)
+            found[row] = measure(f"training {row}", apart, training_speed, row, SECONDS, show=of_speed)
         else:
             number += 1
             why = "not measured: no instructions for bfloat16, which TensorFlow then imitates"
@@ -295,7 +295,7 @@ def benchmark_training(arguments: argparse.Namespace) -> bool:
             what = f"{name}, codes of {TO_ENCODE:,} images from a file"
             write_images(file, TO_ENCODE)
             found[what] = measure(what, apart, encoding_speed, name, file, show=of_speed)
-    seconds = measure("help of train, and a Python that does nothing", seconds_of_help, show=_of_help)
+    seconds = measure("help of train, and a Python that does nothing", seconds_of_help, HELP_RUNS, show=_of_help)
     rates.append(measure("matrix products again", apart, matmul_rates, precisions, show=of_rates))
 
     best = {name: max(rate[name] for rate in rates if rate) for name in precisions if any(rates)}
