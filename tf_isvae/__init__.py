@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         priors,
         zoo,
     )
-    from tf_isvae.fitting import fit_prior
+    from tf_isvae.fitting import fit_clusters, fit_prior
     from tf_isvae.latents import BernoulliLatent, CategoricalLatent, GaussianLatent
     from tf_isvae.model import DiscreteVAE
     from tf_isvae.products import ProductLatent
@@ -55,6 +55,7 @@ __all__ = [
     "estimators",
     "evaluation",
     "export",
+    "fit_clusters",
     "fit_prior",
     "latents",
     "likelihoods",
@@ -71,7 +72,7 @@ __getattr__ = _lazy.attributes(
         **dict.fromkeys(("BernoulliLatent", "CategoricalLatent", "GaussianLatent"), "tf_isvae.latents"),
         "ProductLatent": "tf_isvae.products",
         "DiscreteVAE": "tf_isvae.model",
-        "fit_prior": "tf_isvae.fitting",
+        **dict.fromkeys(("fit_clusters", "fit_prior"), "tf_isvae.fitting"),
     },
 )
 

@@ -7,7 +7,7 @@ import warnings
 
 import keras
 
-from tf_isvae import checks, estimators, evaluation
+from tf_isvae import checks, estimators, evaluation, fitting
 
 
 class _FirstEpochs(keras.callbacks.Callback):
@@ -131,6 +131,54 @@ class FirstEstimator(_FirstEpochs):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.let_first_estimator(self.estimator if epoch < self.duration else None)
+
+
+class WarmStart(_FirstEpochs):
+    """Starts the categories of a hybrid model from what its Gaussians have learned alone.
+
+    From random weights, categories become templates of pixels, and stay that. So for the first epochs what is discrete
+    of z is drawn from the prior, whatever the image: the decoder learns to do without it, and the Gaussians are those
+    of a VAE. The encoder sees distorted images then, which leaves little but shape for the Gaussians to tell. After
+    that, `fit_clusters` sets prior and categories from a mixture of Gaussians, and all train together, on images as
+    they are. A resumed run goes on as it should. (Jiang et al. 2016, arXiv:1611.05148, start so, without distortion.)
+
+    Args:
+        images: for `fit_clusters`: an array, a tf.data.Dataset of batches, or a function that returns one of these.
+        epochs: how many epochs the Gaussians train alone; below 1, a share of the epochs of `fit`.
+        distortion: of the images in these epochs, as of DiscreteVAE; None for none.
+        seed: of the mixture, an integer from 0 to 2^32 - 1.
+
+    Raises:
+        ValueError: an argument is not as described. TypeError, in `fit`: the model has no prior "clusters".
+
+    Example:
+        >>> model = zoo.build("fc_hvae", image_shape=(4, 4, 1), latent_dim="2x3", prior="clusters")
+        >>> model.compile(optimizer="adam")
+        >>> images = np.random.default_rng(0).random((64, 4, 4, 1), np.float32)
+        >>> history = model.fit(images, epochs=2, callbacks=[callbacks.WarmStart(images)], verbose=0)
+        >>> model.prior.untouched
+        False
+    """
+
+    def __init__(self, images, epochs: float = 1 / 3, distortion: float | None = 0.1, seed: int = 0):
+        super().__init__(epochs)
+        self.images = images
+        self.distortion = None if distortion is None else checks.share("WarmStart: distortion", distortion)
+        self.seed = checks.integer("seed", seed, 0, 2**32)
+        # Of what is discrete only noise is asked: one decoder evaluation an image.
+        self.estimator = estimators.Hybrid(estimators.ImportanceSampling())
+
+    def on_train_begin(self, logs=None):
+        estimators.check(self.estimator, self.model.latent)
+        self.model.prior.check_is_clusters("WarmStart")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        waits = epoch < self.duration
+        self.model.let_categories_wait(waits, self.distortion if waits else None)
+        self.model.let_first_estimator(self.estimator if waits else None)
+        if not waits and self.model.prior.untouched:
+            images = self.images() if callable(self.images) else self.images
+            fitting.fit_clusters(self.model, images, seed=self.seed)
 
 
 class GradientVariance(keras.callbacks.Callback):

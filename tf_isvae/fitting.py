@@ -6,8 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import checks, chunks, priors
+from tf_isvae import checks, chunks, posteriors, priors
 from tf_isvae.model import CHUNK, DiscreteVAE, check_model
+
+# Images that `fit_clusters` fits the encoder's last layer to: enough for its few thousand weights.
+_FITTED = 20_000
 
 
 def fit_prior(
@@ -65,6 +68,88 @@ def fit_prior(
     trainer.compile(optimizer=keras.optimizers.Adam(rate))
     batches = tf.data.Dataset.from_tensor_slices(eta).shuffle(len(eta), seed=seed & 0x7FFFFFFF).batch(batch_size)
     return trainer.fit(batches, epochs=epochs, shuffle=False, **fit_arguments)
+
+
+def fit_clusters(model: DiscreteVAE, images, *, starts: int = 5, seed: int = 0) -> np.ndarray:
+    """Starts the categories of a hybrid model from a mixture of Gaussians (Jiang et al. 2016, arXiv:1611.05148).
+
+    scikit-learn's GaussianMixture is fitted to the means of q(w|x), with as many components as there are codes of the
+    discrete part. The prior becomes that mixture, with the mean variance of q(w|x) added, and the encoder's last layer
+    is fitted to the mixture's p(c|w), by L-BFGS on the cross-entropy; what it says of w stays, bit for bit. Decoder and
+    the rest of the encoder stay as they are: train on.
+
+    Args:
+        model: a DiscreteVAE with the prior "clusters", whose encoder ends with a Dense layer.
+        images: (n, H, W, C) in [0, 1], or a tf.data.Dataset of batches, which is read twice.
+        starts: how many starts of the mixture, of which the one of the greatest likelihood is taken.
+        seed: an integer from 0 to 2^32 - 1 that fixes them.
+
+    Returns:
+        The component of each image, int (n,).
+
+    Raises:
+        TypeError, ValueError: an argument is not as described.
+
+    Example:
+        >>> model = zoo.build("fc_hvae", image_shape=(4, 4, 1), latent_dim="2x3", prior="clusters")
+        >>> images = np.random.default_rng(0).random((64, 4, 4, 1), np.float32)
+        >>> fit_clusters(model, images, starts=1).shape
+        (64,)
+    """
+    check_model(model)
+    starts = checks.integer("fit_clusters: starts", starts)
+    seed = checks.integer("seed", seed, 0, 2**32)
+    model.prior.check_is_clusters("fit_clusters")
+    last = model.encoder.layers[-1]
+    if not isinstance(last, keras.layers.Dense):
+        raise TypeError(f"fit_clusters: the encoder ends with a {type(last).__name__}; it must be a Dense layer.")
+    from sklearn.mixture import GaussianMixture
+
+    eta = _encoded(model, images)
+    split = posteriors.of(model.latent.posterior(eta)).split("fit_clusters")
+    means, variances = split.continuous.mean().numpy(), split.continuous.variance().numpy()
+    codes = split.discrete.all_z("fit_clusters")
+    # The floor of a variance, beside which that of a code that the decoder needs is large.
+    mixture = GaussianMixture(len(codes), n_init=starts, random_state=seed, max_iter=200, reg_covar=1e-4)
+    shares = mixture.fit(np.float64(means)).predict_proba(means)
+    within = shares.T @ variances / shares.sum(axis=0)[:, None]
+    model.prior.start(
+        mixture.weights_, mixture.means_, mixture.covariances_ + within[:, :, None] * np.eye(len(within[0]))
+    )
+    _fit_last_layer(model, last, images, codes, np.float32(shares))
+    return shares.argmax(axis=1)
+
+
+def _fit_last_layer(model: DiscreteVAE, last: keras.layers.Dense, images, codes: tf.Tensor, shares: np.ndarray) -> None:
+    """Fits q(c|x) to p(c|w) (n, codes) by the weights of the encoder's last layer: a convex problem."""
+    import scipy.optimize
+
+    inner = keras.Model(model.encoder.inputs[0], last.input)
+    rows = chunks.of_images(images, model.image_shape, CHUNK)
+    inputs = np.concatenate([np.asarray(inner(chunk, training=False), np.float32) for _, chunk in rows])[:_FITTED]
+    shares = shares[:_FITTED]
+    width = model.latent.encoder_units
+    kernel, bias = (weight.numpy() for weight in (last.kernel, last.bias))
+
+    @tf.function
+    def loss_and_slope(flat):
+        with tf.GradientTape() as tape:
+            tape.watch(flat)
+            table = tf.reshape(flat, (-1, width))
+            discrete = (
+                posteriors.of(model.latent.posterior(tf.matmul(inputs, table[:-1]) + table[-1])).split("").discrete
+            )
+            loss = -tf.reduce_sum(shares * tf.transpose(discrete.log_prob_of_each(codes, "fit_clusters"))) / len(inputs)
+        return loss, tape.gradient(loss, flat)
+
+    def function(flat):
+        return tuple(np.float64(each) for each in loss_and_slope(tf.constant(flat, tf.float32)))
+
+    start = np.concatenate([kernel, bias[None]]).ravel()
+    found = scipy.optimize.minimize(function, start, jac=True, method="L-BFGS-B", options={"maxiter": 50})
+    fitted = np.float32(found.x).reshape(-1, width)
+    last.kernel.assign(fitted[:-1])
+    last.bias.assign(fitted[-1])
 
 
 def _encoded(model: DiscreteVAE, images) -> np.ndarray:

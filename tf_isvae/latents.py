@@ -102,6 +102,13 @@ class Latent(keras.layers.Layer):
         """What the weight of callbacks.KLAnnealing makes of the KL: a factor, and what is added, (batch,) nats."""
         return weight, None
 
+    def undecided(self, logits: tf.Tensor) -> tf.Tensor:
+        """eta with 0 for what is discrete of a product of both, whose q(z|x) is then the prior's (callbacks.WarmStart).
+
+        Raises TypeError if z is no such product.
+        """
+        raise TypeError(f"WarmStart: the latent is {type(self).__name__}; it must be a ProductLatent.")
+
     def codes(self, logits: tf.Tensor) -> tf.Tensor:
         """The mode of q as codes, int32 (batch, code_units), from eta (batch, encoder_units)."""
         return self.to_codes(self.posterior(logits).mode())

@@ -64,7 +64,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         likelihood: an object of `tf_isvae.likelihoods`, or text that `likelihoods.get` takes, such as
             "DiscretizedLogistic:channel", which needs a decoder of its `output_channels`; default Bernoulli().
         prior: an object of `tf_isvae.priors`, or the name of one: "uniform" (default, the paper's), "factorized",
-            "autoregressive", "mixture".
+            "autoregressive", "mixture", "clusters".
         kl_weight: the weight of the KL term in training, positive; above 1 a beta-VAE (Higgins et al. 2017). The logs
             and the ELBO always have weight 1.
         distortion: None, or a share such as 0.1: in training the encoder sees each image moved, scaled and turned by up
@@ -139,6 +139,10 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         self.prior_waits = False
         # In training steps, in place of `estimator` (callbacks.FirstEstimator).
         self.first_estimator = None
+        # While categories wait (callbacks.WarmStart), what is discrete of z says nothing of x, and the other one is
+        # `distortion`.
+        self.categories_wait = False
+        self.warm_distortion = None
         self._trackers = [keras.metrics.Mean(name=name) for name in ("loss", "log_likelihood", "kl")]
         self.build(encoder.input_shape)
 
@@ -188,8 +192,9 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
     def _seen(self, images, seed):
         """What the encoder sees of the images in training."""
         fold_in = tf.random.experimental.stateless_fold_in
-        if self.distortion:
-            images = distorted(images, self.distortion, fold_in(seed, _DISTORTION))
+        distortion = self.warm_distortion if self.categories_wait else self.distortion
+        if distortion:
+            images = distorted(images, distortion, fold_in(seed, _DISTORTION))
         if self.hidden_pixels:
             images = tf.nn.experimental.stateless_dropout(images, self.hidden_pixels, fold_in(seed, _HIDING))
         return images
@@ -217,10 +222,15 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
     def _training_terms(self, images, seed) -> tuple[estimators.Estimate, tf.Tensor, tf.Tensor]:
         """The two terms of eq. 1, as `_terms_of`, and the loss of each image, with its weights."""
         images = tf.cast(images, tf.float32)
-        posterior = self.latent.posterior(self.encoder(self._seen(images, seed), training=True))
+        eta = self.encoder(self._seen(images, seed), training=True)
+        posterior = self.latent.posterior(self.latent.undecided(eta) if self.categories_wait else eta)
         annealing, rest = self.latent.annealed(posterior, self.kl_annealing)
         kl_weight = self.kl_weight * annealing
-        if self.prior_waits:
+        if self.categories_wait:
+            estimate = self._estimate(posterior, self.log_likelihood_of(images, training=True), seed, training=True)
+            kl = self.latent.kl(posterior)
+            losses = kl_weight * kl - estimate.surrogate
+        elif self.prior_waits:
             estimate, kl, losses = self._terms_of_waiting_prior(posterior, images, seed, kl_weight)
         else:
             estimate, kl = self._terms_of(posterior, images, seed, training=True, kl_weight=kl_weight)
@@ -251,6 +261,14 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             self.first_estimator = estimator
             self.make_train_function(force=True)
 
+    def let_categories_wait(self, waits: bool, distortion: float | None = None) -> None:
+        """Whether only the continuous parts train, on so much distorted images, with their own prior
+        (callbacks.WarmStart).
+        """
+        if (waits, distortion) != (self.categories_wait, self.warm_distortion):
+            self.categories_wait, self.warm_distortion = waits, distortion
+            self.make_train_function(force=True)
+
     def _update_metrics(self, estimate, kl) -> dict:
         for tracker, values in zip(self._trackers, (kl - estimate.value, estimate.value, kl), strict=True):
             tracker.update_state(values)
@@ -278,7 +296,11 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
                 loss += regularisation / replica.num_replicas_in_sync
             loss = self.optimizer.scale_loss(loss)
         weights = self.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        gradients = tape.gradient(loss, weights)
+        if self.categories_wait:  # the prior takes no part
+            pairs = zip(gradients, weights, strict=True)
+            gradients = [keras.ops.zeros_like(weight) if own is None else own for own, weight in pairs]
+        self.optimizer.apply(gradients, weights)
         return self._update_metrics(estimate, kl)
 
     def test_step(self, data):
@@ -326,6 +348,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             if self.prior_waits:
                 self.let_prior_wait(False)
             self.let_first_estimator(None)
+            self.let_categories_wait(False)
 
     def evaluate(self, x=None, *args, **kwargs):
         """keras.Model.evaluate on images or a tf.data.Dataset of batches: loss (= -ELBO), log_likelihood, kl (nats)."""

@@ -9,6 +9,7 @@ where the codes are.
     Factorized       independent entries, each with a learned eta        closed       any latent
     Autoregressive   each entry given those before it, a MADE            sampled      bits and categories
     Mixture          of factorised components                           sampled      any latent
+    Clusters         a Gaussian for each category, p(c) p(w|c)           closed       ProductLatent
 
 A prior is made for a latent by `build_for`, which DiscreteVAE calls. With a KL that is sampled, the entropy of q stays
 in closed form, and the model's estimator gets ln p(x|z) + ln p(z).
@@ -16,6 +17,7 @@ in closed form, and the model's estimator gets ln p(x|z) + ln p(z).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -113,6 +115,12 @@ class Prior(keras.layers.Layer):
         None if it is no such sum because the entries of z depend on each other.
         """
         return None
+
+    def check_is_clusters(self, needed_by: str) -> None:
+        """Raises TypeError unless it is Clusters, which has `untouched` and `start`."""
+        raise TypeError(
+            f"{needed_by}: the prior is {type(self).__name__}; it must be Clusters: give the model prior='clusters'."
+        )
 
     def sample_from(self, uniform: tf.Tensor) -> tf.Tensor:
         """Samples z (n, units) made from uniform numbers in (0, 1), (n, units), and operations that LiteRT has."""
@@ -343,7 +351,120 @@ class Mixture(Prior):
         return {**super().get_config(), "components": self.components}
 
 
-_BY_NAME = {cls.__name__.lower(): cls for cls in (Uniform, Factorized, Autoregressive, Mixture)}
+@keras.saving.register_keras_serializable("tf_isvae")
+class Clusters(Prior):
+    """p(z) = p(c) p(w|c), for a latent of a discrete part c and a continuous part w: each c has a Gaussian of its own.
+
+        p(w|c) = N(mu_c, (A_c^T A_c)^-1),   A_c lower triangular
+        KL(q || p) = sum_c q(c|x) (ln q(c|x) - ln p(c) + KL(q(w|x) || p(w|c)))
+        KL(q(w|x) || p(w|c)) = -H(q(w|x)) + E_q(w|x)[|A_c (w - mu_c)|^2] / 2 - ln det A_c + d/2 ln 2 pi
+        E_q(w|x)[|A_c (w - mu_c)|^2] = |A_c (E[w] - mu_c)|^2 + sum_j Var[w_j] sum_i A_c,ij^2
+
+    p(c) is a table of all codes of the discrete part, so its categories or bits must have at most 4,096 codes. It
+    begins as the latent's own prior, whatever c: `fit_clusters` starts it from what an encoder has learned.
+
+    Raises:
+        TypeError, when it is made for a latent: it has no discrete or no continuous part. ValueError: too many codes.
+
+    Example:
+        >>> latent = ProductLatent([CategoricalLatent(3), GaussianLatent(2)])
+        >>> prior = priors.Clusters().build_for(latent)
+        >>> q = latent.posterior(tf.ones((1, latent.encoder_units)))
+        >>> bool(abs(prior.kl(q) - latent.kl(q)) < 1e-5)  # before it has learned
+        True
+
+    References:
+        Dilokthanakul et al., "Deep unsupervised clustering with Gaussian mixture variational autoencoders", 2016,
+        arXiv:1611.02648; Jiang et al., "Variational deep embedding", 2016, arXiv:1611.05148, with diagonal covariances.
+    """
+
+    def _make(self, latent):
+        parts = posteriors.of(latent.prior()).split("Clusters")
+        self._z = parts.discrete.all_z("Clusters").numpy()
+        self.dimensions = parts.continuous.event_shape[-1]
+        count, d = len(self._z), self.dimensions
+        self.weight_logits = self.add_weight(name="weight_logits", shape=(count,), initializer="zeros")
+        self.mean = self.add_weight(name="mean", shape=(count, d), initializer="zeros")
+        # Below the diagonal A_c itself, on it its logarithm.
+        self.raw = self.add_weight(name="raw", shape=(count, d, d), initializer="zeros")
+
+    def check_is_clusters(self, needed_by):
+        pass
+
+    @property
+    def untouched(self) -> bool:
+        """True as long as all weights are what they were made with."""
+        return not any(np.any(keras.ops.convert_to_numpy(weight)) for weight in self.weights)
+
+    def start(self, weights: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> None:
+        """Sets p(c) (codes,), mu_c (codes, d) and the covariances of p(w|c) (codes, d, d), which must be regular."""
+        self._built_for()
+        # Of the precision, A^T A; Cholesky of the reversed matrix gives an A that is lower triangular.
+        reversed_factors = np.linalg.cholesky(np.linalg.inv(np.float64(covariances))[:, ::-1, ::-1])
+        factors = np.swapaxes(reversed_factors, 1, 2)[:, ::-1, ::-1]
+        diagonal = np.einsum("kii->ki", factors)
+        self.weight_logits.assign(np.log(np.maximum(weights, 1e-6)))
+        self.mean.assign(means)
+        self.raw.assign(np.tril(factors, -1) + np.log(diagonal)[:, :, None] * np.eye(self.dimensions))
+
+    def _factors(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """A_c (codes, d, d), and ln det A_c (codes,)."""
+        d = self.dimensions
+        raw = tf.convert_to_tensor(self.raw)
+        of_diagonal = raw * tf.eye(d)
+        return (
+            raw * np.tri(d, k=-1, dtype=np.float32) + tf.exp(of_diagonal) * tf.eye(d),
+            tf.reduce_sum(of_diagonal, axis=[-2, -1]),
+        )
+
+    def _log_prob_of_each(self, mean: tf.Tensor, variance: tf.Tensor | None = None) -> tf.Tensor:
+        """E[ln p(c) p(w|c)] (..., codes) of every c, of w with this mean and this variance, 0 if None: (..., d)."""
+        factors, log_det = self._factors()
+        count, d = len(self._z), self.dimensions
+        # One matrix product for all c: A_c w - A_c mu_c.
+        all_factors = tf.transpose(tf.reshape(factors, (count * d, d)))
+        white = tf.reshape(tf.tensordot(mean, all_factors, 1), tf.concat([tf.shape(mean)[:-1], [count, d]], 0))
+        white -= tf.reduce_sum(factors * self.mean[:, None, :], axis=-1)
+        squares = tf.reduce_sum(tf.square(white), axis=-1)
+        if variance is not None:
+            squares += tf.tensordot(variance, tf.transpose(tf.reduce_sum(tf.square(factors), axis=1)), 1)
+        constant = tf.nn.log_softmax(self.weight_logits) + log_det - 0.5 * d * math.log(2 * math.pi)
+        return constant - 0.5 * squares
+
+    def log_prob(self, z):
+        parts = posteriors.of(self._built_for().prior()).split("Clusters")
+        code, w = parts.separate(z)
+        # Which of all codes it is: as many entries agree as there are.
+        agree = tf.tensordot(code, self._z.T, 1) + tf.tensordot(1 - code, 1 - self._z.T, 1)
+        is_it = tf.cast(agree > self._z.shape[1] - 0.5, tf.float32)
+        return tf.reduce_sum(is_it * self._log_prob_of_each(w), axis=-1)
+
+    def kl(self, q):
+        self._built_for()
+        discrete, continuous, *_ = posteriors.of(q).split("Clusters")
+        log_q = tf.transpose(discrete.log_prob_of_each(tf.constant(self._z), "Clusters"))
+        each = log_q - self._log_prob_of_each(continuous.mean(), continuous.variance())
+        return tf.reduce_sum(tf.exp(log_q) * each, axis=-1) + continuous.negative_entropy()
+
+    def sample_from(self, uniform):
+        parts = posteriors.of(self._built_for().prior()).split("Clusters")
+        ends = tf.cumsum(tf.nn.softmax(self.weight_logits)[None], axis=1)
+        chosen = tf.one_hot(
+            tf.reduce_sum(tf.cast(uniform[:, :1] >= ends[:, :-1], tf.int32), axis=1), len(self._z), dtype=tf.float32
+        )
+        d = self.dimensions
+        noise = posteriors.normal_quantile(uniform[:, -d:])
+        factors, _ = self._factors()
+        own = tf.reshape(tf.matmul(chosen, tf.reshape(factors, (-1, d * d))), (-1, d, d))
+        # A v = noise, one entry of v after the other.
+        v = noise[:, :1] / own[:, 0, :1]
+        for i in range(1, d):
+            rest = noise[:, i : i + 1] - tf.reduce_sum(own[:, i, :i] * v, axis=1, keepdims=True)
+            v = tf.concat([v, rest / own[:, i, i : i + 1]], axis=1)
+        return parts.join(tf.matmul(chosen, tf.constant(self._z)), tf.matmul(chosen, self.mean) + v)
+
+
+_BY_NAME = {cls.__name__.lower(): cls for cls in (Uniform, Factorized, Autoregressive, Mixture, Clusters)}
 
 
 def names() -> tuple[str, ...]:
@@ -351,7 +472,7 @@ def names() -> tuple[str, ...]:
 
     Example:
         >>> priors.names()
-        ('uniform', 'factorized', 'autoregressive', 'mixture')
+        ('uniform', 'factorized', 'autoregressive', 'mixture', 'clusters')
     """
     return tuple(_BY_NAME)
 

@@ -28,7 +28,9 @@ class Split(NamedTuple):
     discrete: posteriors.Posterior
     continuous: posteriors.Posterior
     join: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    """z (samples, batch, units) of the whole from that of both, whose first axes broadcast."""
+    """z (..., units) of the whole from that of both, whose first axes broadcast."""
+    separate: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+    """The way back."""
 
 
 def _is_continuous(part: posteriors.Posterior) -> bool:
@@ -91,6 +93,9 @@ class Product(posteriors.Posterior, tfd.Distribution):
     def _mean(self):
         return tf.concat([part.mean() for part in self.parts], axis=-1)
 
+    def _variance(self):
+        return tf.concat([part.variance() for part in self.parts], axis=-1)
+
     def _mode(self):
         return tf.concat([part.mode() for part in self.parts], axis=-1)
 
@@ -148,7 +153,11 @@ class Product(posteriors.Posterior, tfd.Distribution):
             ]
             return tf.concat([next(both[side]) for side in is_continuous], axis=-1)
 
-        return Split(*map(_only_or_product, sides), join)
+        def separate(z):
+            each = list(zip(is_continuous, tf.split(z, self.sizes, axis=-1), strict=True))
+            return tuple(tf.concat([own for is_it, own in each if is_it == side], axis=-1) for side in (0, 1))
+
+        return Split(*map(_only_or_product, sides), join, separate)
 
     @property
     def takes_noise(self):
@@ -276,6 +285,11 @@ class ProductLatent(Latent):
         pairs = zip(self.parts, q.parts, strict=True)
         continuous = sum(part.kl(own) for part, own in pairs if part.code_values is None)
         return 1.0, (weight - 1.0) * continuous
+
+    def undecided(self, logits):
+        posteriors.of(self.prior()).split("WarmStart")  # raises unless there are both kinds
+        etas = zip(self.parts, tf.split(logits, [part.encoder_units for part in self.parts], axis=-1), strict=True)
+        return tf.concat([eta if part.code_values is None else tf.zeros_like(eta) for part, eta in etas], axis=-1)
 
     # --- codes and features ---
 

@@ -239,7 +239,7 @@ class Hybrid(_AroundAnother):
     default = Enumerated
 
     def __call__(self, posterior, log_likelihood, seed=None):
-        discrete, continuous, join = posteriors.of(posterior).split("Hybrid")
+        discrete, continuous, join, _ = posteriors.of(posterior).split("Hybrid")
         of_continuous, of_discrete = tfp.random.split_seed(tfp.random.sanitize_seed(seed))
         w = continuous.reparameterized("Hybrid").sample(seed=of_continuous)[None]
         return self.estimator(discrete, lambda z: log_likelihood(join(z, w)), of_discrete)

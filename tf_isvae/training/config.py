@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # TensorFlow is imported when a setting needs it; the command
 
 MEANT_BEFORE = {
     **{"validation_split": None, "prior": "uniform", "likelihood": "Bernoulli"},
-    **{"kl_weight": 1.0, "distortion": None, "hidden_pixels": None, "first_estimator": None},
+    **{"kl_weight": 1.0, "distortion": None, "hidden_pixels": None, "first_estimator": None, "warm_epochs": 0},
 }
 """What runs did before there was a setting for it; their config.json lacks it."""
 
@@ -69,10 +69,11 @@ class Config:
         settings.Named("estimators"),
         "another estimator in the first three fifths of the epochs, such as ReinMax (callbacks.FirstEstimator)",
     )
-    prior: str = setting(
-        "uniform",
+    prior: str | None = setting(
+        None,
         settings.OneOf(recipes.PRIORS),
-        "uniform: the paper's; or one that learns: factorized, autoregressive or mixture (callbacks.WaitingPrior)",
+        "uniform: the paper's; or one that learns: factorized, autoregressive or mixture (callbacks.WaitingPrior); or, "
+        "of a hybrid, clusters (callbacks.WarmStart)",
     )
     likelihood: str | dict | None = setting(
         None,
@@ -96,6 +97,12 @@ class Config:
         None,
         settings.Integer(0),
         "epochs in which that weight falls to 1; without it the recipe's share of them",
+    )
+    warm_epochs: int | None = setting(
+        None,
+        settings.Integer(0),
+        "with the prior clusters, epochs in which a hybrid's Gaussians train alone (callbacks.WarmStart); without it "
+        "the recipe's share of them",
     )
     start_at_mean: bool | None = setting(
         None, settings.Flag(), "begin with a decoder that gives the mean image (networks.start_at_mean)"
@@ -179,18 +186,27 @@ class Config:
             raise ValueError(
                 f"recipe is {self.recipe!r}; it must be one of {', '.join(row.recipes)} for the model {self.model}."
             )
-        defaults = {"latent_dim": row.latent_dim, **row.recipes[self.recipe]}
+        defaults = {
+            "latent_dim": row.latent_dim,
+            "prior": "uniform",
+            "warm_epochs": 0,
+            **row.recipes[self.recipe],
+        }
+        shares = ("kl_epochs", "warm_epochs")
         for name, value in defaults.items():
-            if getattr(self, name) is None and name != "kl_epochs":
+            if getattr(self, name) is None and name not in shares:
                 assign(name, value)
         check("latent_dim")
         check("epochs")
-        if self.kl_epochs is None:  # the same share of the run, however long it is
-            assign("kl_epochs", defaults["kl_epochs"] * self.epochs // defaults["epochs"])
+        for name in shares:
+            if getattr(self, name) is None:  # the same share of the run, however long it is
+                assign(name, defaults[name] * self.epochs // defaults["epochs"])
         if self.estimator is None:
             assign("estimator", row.estimator(self.latent_dim))
         for name in fields:
             check(name)
+        if self.prior != "clusters":
+            assign("warm_epochs", 0)
         if self.precision == "fastest":
             from tf_isvae.precision import multiplies_bfloat16
 

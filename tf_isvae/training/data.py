@@ -71,6 +71,10 @@ class Data:
         images = self.train if self.test is None else self.test
         return next(iter(images.unbatch().batch(count))).numpy()
 
+    def training_images(self) -> tf.data.Dataset:
+        """One pass over all training images, of all workers."""
+        return self._load("train")
+
     def first_images(self, count: int) -> np.ndarray:
         """The first test images, or those of the first training batch; the same for a resumed run."""
         return next(iter(self._load("train" if self.test is None else self._test_split))).numpy()[:count]

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -20,6 +21,7 @@ from tf_isvae.callbacks import (
     NonFiniteLoss,
     StopOnNonFiniteLoss,
     WaitingPrior,
+    WarmStart,
 )
 from tf_isvae.model import DiscreteVAE
 from tf_isvae.precision import cap_below_bfloat16, in_precision, layers_in, multiplies_bfloat16
@@ -125,7 +127,7 @@ class Run(contextlib.AbstractContextManager):
 
     def train(self) -> dict:
         """Trains to the end and writes what a finished run leaves; returns what metrics.json holds."""
-        callbacks = _callbacks(self.config)
+        callbacks = _callbacks(self.config, self.data.training_images)
         if self.config.gradient_variance:
             callbacks.append(GradientVariance(self.data.held_out(256)))
         lines = progress.EpochLine(self.config.epochs, "held out" if self.config.validation_split else "test")
@@ -182,15 +184,9 @@ def fit(config: Config, images: np.ndarray, verbose: int = 0) -> DiscreteVAE:
         >>> training.fit(training.Config(latent_dim=3, epochs=1), images).encode(images).shape
         (64, 3)
     """
-    data = datasets.load(
-        images,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        binarize=config.binarize,
-        validation_split=config.validation_split,
-        validation_seed=config.seed,
-        epochs=config.epochs,
-    )
+    options = {name: getattr(config, name) for name in ("batch_size", "seed", "binarize", "validation_split")}
+    options["validation_seed"] = config.seed
+    data = datasets.load(images, epochs=config.epochs, **options)
     steps = int(data.cardinality()) // config.epochs
     state = random.getstate()
     try:
@@ -200,7 +196,17 @@ def fit(config: Config, images: np.ndarray, verbose: int = 0) -> DiscreteVAE:
         random.setstate(state)
     if config.start_at_mean:
         networks.start_at_mean(model.decoder, next(iter(data)).numpy().mean(axis=0), model.likelihood)
-    model.fit(data, epochs=config.epochs, steps_per_epoch=steps, callbacks=_callbacks(config), verbose=verbose)
+
+    def training_images():
+        return datasets.load(images, **options)
+
+    model.fit(
+        data,
+        epochs=config.epochs,
+        steps_per_epoch=steps,
+        callbacks=_callbacks(config, training_images),
+        verbose=verbose,
+    )
     return in_precision(model, "float32")
 
 
@@ -247,18 +253,28 @@ def _build(config: Config, image_shape: tuple[int, int, int], steps_per_epoch: i
         estimators.check(config.make_first_estimator(), model.latent)
     rate = config.learning_rate
     if config.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, steps_per_epoch * config.epochs)
+        rate = _cosine(rate, steps_per_epoch * config.warm_epochs, steps_per_epoch * config.epochs)
     model.compile(optimizer=optimizers.Adam(rate))
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def _callbacks(config: Config) -> list[keras.callbacks.Callback]:
+def _cosine(rate: float, warm: int, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """From `rate` to 0 in so many steps; with a warm start, in its steps, and again in the others."""
+    schedules = keras.optimizers.schedules
+    if not 0 < warm < steps:
+        return schedules.CosineDecay(rate, steps)
+    return schedules.CosineDecayRestarts(rate, warm, t_mul=(steps - warm) / warm)
+
+
+def _callbacks(config: Config, training_images: Callable[[], tf.data.Dataset]) -> list[keras.callbacks.Callback]:
     callbacks = [StopOnNonFiniteLoss()]
     if config.kl_epochs:
         callbacks.append(KLAnnealing(config.kl_start, config.kl_epochs))
     if config.first_estimator is not None:
         callbacks.append(FirstEstimator(config.make_first_estimator()))
-    if config.prior != "uniform":
+    if config.warm_epochs:
+        callbacks.append(WarmStart(training_images, config.warm_epochs, seed=config.seed))
+    elif config.prior != "uniform":
         callbacks.append(WaitingPrior())
     return callbacks
