@@ -22,9 +22,11 @@ from tf_isvae import (
     export,
     fit_clusters,
     networks,
+    plotting,
     priors,
     training,
 )
+from tf_isvae.export import signatures
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((5, 3, 2, 1)).astype(np.float32)
@@ -411,6 +413,29 @@ def test_what_a_warm_start_refuses():
     one_line(found, "fit_clusters: the encoder ends with a Activation", "Dense")
 
 
+def test_traversals(model, tmp_path):
+    """As many rows as categories, columns as values; the feature that is chosen changes the images most."""
+    many = np.random.default_rng(3).random((50, 3, 2, 1)).astype(np.float32)
+    codes, features = model.encode(many)
+
+    def change(feature):
+        total = 0.0
+        for code in np.unique(codes):
+            own = features[codes[:, 0] == code]
+            ends = np.tile(own.mean(0), (2, 1))
+            ends[:, feature] += [-2 * own[:, feature].std(), 2 * own[:, feature].std()]
+            total += np.abs(np.subtract(*model.decode([[code]] * 2, ends))).sum()
+        return total
+
+    assert plotting.traversals(model, many, tmp_path / "a.png") == np.argmax([change(0), change(1)])
+    with pytest.raises(ValueError) as found:
+        plotting.traversals(build(BernoulliLatent(2)), many, tmp_path / "b.png")
+    one_line(found, "the model's latent is BernoulliLatent without continuous parts", "ProductLatent")
+    with pytest.raises(ValueError) as found:
+        plotting.traversals(model, many, tmp_path / "b.png", feature=2)
+    one_line(found, "traversals: feature is 2")
+
+
 # --- bad input ---------------------------------------------------------------------------------------------------
 
 
@@ -502,6 +527,31 @@ def test_saved_model_and_litert_give_what_the_model_gives(model, tmp_path):
     assert "features float32 (n, 2)" in card and 'features=codes["features"]' in card
     with pytest.raises(tf.errors.InvalidArgumentError, match="features have values"):
         saved["decode"](codes=tf.constant(codes), features=tf.constant(features * np.nan))
+
+
+@pytest.mark.all
+def test_exports_with_clusters(tmp_path):
+    """generate and score of SavedModel and LiteRT: what prior and likelihood give for the same noise."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    latent = LATENTS["category and gaussians"]()
+    model = build(latent, "Hybrid", prior=disturbed_clusters(latent))
+    model.save(tmp_path / "m.keras")
+    model = keras.models.load_model(tmp_path / "m.keras")  # with its prior
+    seed = np.random.default_rng(0).integers(0, 2**31, (len(IMAGES), 2), np.int32)
+    noise = signatures.uniforms(tf.constant(seed), latent.units)
+    codes, features = latent.stored(model.prior.sample_from(noise))
+    kl = model.prior.kl(latent.posterior(model.encoder(IMAGES)))
+    served = tf.saved_model.load(str(export.saved_model(model, tmp_path / "s", warmup=False))).signatures
+    lite = Interpreter(str(export.litert(model, tmp_path / "m.tflite"))).get_signature_runner
+    for found, score in (
+        (served["generate"](seed=tf.constant(seed)), served["score"](images=IMAGES, seed=tf.constant(seed))),
+        (lite("generate")(noise=noise.numpy()), lite("score")(images=IMAGES, noise=noise.numpy())),
+    ):
+        np.testing.assert_array_equal(found["codes"], codes)
+        np.testing.assert_allclose(found["features"], features, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(score["kl"], kl, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(score["elbo"], score["log_likelihood"] - score["kl"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.all

@@ -214,8 +214,8 @@ def test_help_lists_every_option(train):
     # What a recipe sets, for each model; names in full.
     output = " ".join(output.split())
     assert (
-        "default 220 (fc_bvae), 60 (fc_cvae), 160 (cnn_bvae), 40 (cnn_cvae, fc_hvae), 300 (fc_vae), "
-        "20 (cnn_hvae); with --recipe paper 300" in output
+        "default 220 (fc_bvae), 60 (fc_cvae), 160 (cnn_bvae), 40 (cnn_cvae), 300 (fc_vae), "
+        "24 (fc_hvae), 15 (cnn_hvae); with --recipe paper 300" in output
     )
     assert f"one of {', '.join(zoo.MODELS)};" in output and f"one of {', '.join(estimators.names())};" in output
 

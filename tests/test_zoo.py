@@ -66,11 +66,13 @@ def test_hybrids(name):
     latent = zoo.build(name, (5, 7, 3), "4x2").latent
     assert [(type(part), part.units) for part in latent.parts] == [(CategoricalLatent, 4), (GaussianLatent, 2)]
     model = zoo.build(name, (5, 7, 3), 4, seed=0)
-    assert model.latent.feature_units == 10 and estimators.name_of(model.estimator) == "Hybrid+Enumerated"
+    assert model.latent.feature_units == 10 and estimators.name_of(model.estimator) == "Hybrid+LeaveOneOut:2"
     codes, features = model.encode(np.zeros((3, 5, 7, 3), np.float32))
     assert codes.shape == (3, 1) and features.shape == (3, 10)
     assert model.decode(codes, features).shape == (3, 5, 7, 3)
-    assert estimators.name_of(zoo.build(name, (1, 1, 1), 101).estimator) == "Hybrid+LeaveOneOut:2"
+    config = training.Config(model=name, epochs=6)
+    assert (config.prior, config.warm_epochs) == ("clusters", 2)
+    assert training.Config(model=name, prior="uniform").warm_epochs == 0
 
 
 @pytest.mark.parametrize("name", [*PAPERS, "fc_vae"])

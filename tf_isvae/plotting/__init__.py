@@ -6,6 +6,7 @@ Drawn with matplotlib's objects alone: no pyplot, so no global state and no disp
 from tf_isvae.plotting.curves import compare_curves, training_curves
 from tf_isvae.plotting.mosaics import grid, image_grid, image_rows, reconstructions
 from tf_isvae.plotting.png import check_path, save
+from tf_isvae.plotting.traversals import traversals
 
 __all__ = [
     "check_path",
@@ -16,4 +17,5 @@ __all__ = [
     "reconstructions",
     "save",
     "training_curves",
+    "traversals",
 ]

@@ -70,7 +70,7 @@ def write(recorder: Recorder, config: Config, data: Data) -> None:
     try:
         save_model(recorder)
         recorder.write_history()
-        _draw(recorder, config, data.first_images(20))
+        _draw(recorder, config, data)
         files.write_json(directory.path / "metrics.json", metrics(recorder))
     except OSError as error:
         raise OSError(
@@ -80,7 +80,8 @@ def write(recorder: Recorder, config: Config, data: Data) -> None:
     shutil.rmtree(directory.path / "checkpoints", ignore_errors=True)
 
 
-def _draw(recorder: Recorder, config: Config, images) -> None:
+def _draw(recorder: Recorder, config: Config, data: Data) -> None:
+    images = data.first_images(20)
     figures = recorder.directory.path / "figures"
     figures.mkdir(exist_ok=True)
     title, model, seed = f"{config.model}, {config.dataset}", recorder.model, config.seed
@@ -89,3 +90,5 @@ def _draw(recorder: Recorder, config: Config, images) -> None:
     reconstructions = model.reconstruct(images, seed=seed)
     plotting.reconstructions(images, reconstructions, figures / "reconstructions.png", title=title)
     plotting.image_grid(model.generate(SAMPLES, seed=seed), figures / "prior_samples.png", title=title)
+    if model.latent.feature_units:
+        plotting.traversals(model, data.held_out(2000), figures / "traversals.png", title=title)
