@@ -6,9 +6,9 @@
     python scripts/choose_size.py --dataset photos/ --image-size 32
 
 All are trained alike (recipe, epochs, seed), and measured on training images that are held out. A code of c bits holds
-at most c bits of information, whatever the images are; the KL says how many of them an image takes. The share from
-which on a code counts as full is a guess so far: look at the table and the figure as well. The same command
-again goes on with a run that was stopped, and trains the sizes that are missing.
+at most c bits of information, whatever the images are; the KL says how many of them an image takes. Chosen is the
+smallest size whose KL takes at most 80 % of them (docs/guides/size.md says where that was checked). Longer trainings
+use more bits. The same command again goes on with a run that was stopped, and trains the sizes that are missing.
 """
 
 import argparse
@@ -164,7 +164,7 @@ def draw(found: list[Size], path: Path) -> None:
         "negative ELBO": ("nats per image", {"neg_elbo": ""}),
         "-E[ln p(x|z)]": ("nats per image", {"neg_log_likelihood": ""}),
         "KL divergence": ("nats per image", {"kl": ""}),
-        "bits": ("bits", {"bound": "bound", "mean_entropy": "entropy of the mean posterior", "kl_bits": "KL"}),
+        "bits": ("bits", {"bound": "bound", "mean_entropy": "of the mean posterior", "kl_bits": "KL"}),
         "units in use": ("units", {"active_units": ""}),
     }
     figure = Figure(figsize=(13, 3.2), dpi=120, layout="constrained")
