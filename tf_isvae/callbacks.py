@@ -146,7 +146,7 @@ class WarmStart(_FirstEpochs):
         images: for `fit_clusters`: an array, a tf.data.Dataset of batches, or a function that returns one of these.
         epochs: how many epochs the Gaussians train alone; below 1, a share of the epochs of `fit`.
         distortion: of the images in these epochs, as of DiscreteVAE; None for none.
-        seed: of the mixture, an integer from 0 to 2^32 - 1.
+        seed: of the mixture, an integer from 0 to 2^31 - 1.
 
     Raises:
         ValueError: an argument is not as described. TypeError, in `fit`: the model has no prior "clusters".
@@ -164,7 +164,7 @@ class WarmStart(_FirstEpochs):
         super().__init__(epochs)
         self.images = images
         self.distortion = None if distortion is None else checks.share("WarmStart: distortion", distortion)
-        self.seed = checks.integer("seed", seed, 0, 2**32)
+        self.seed = checks.integer("seed", seed, 0, 2**31)
         # Of what is discrete only noise is asked: one decoder evaluation an image.
         self.estimator = estimators.Hybrid(estimators.ImportanceSampling())
 

@@ -274,7 +274,7 @@ def _callbacks(config: Config, training_images: Callable[[], tf.data.Dataset]) -
     if config.first_estimator is not None:
         callbacks.append(FirstEstimator(config.make_first_estimator()))
     if config.warm_epochs:
-        callbacks.append(WarmStart(training_images, config.warm_epochs, seed=config.seed))
+        callbacks.append(WarmStart(training_images, config.warm_epochs, seed=config.seed & 0x7FFFFFFF))
     elif config.prior != "uniform":
         callbacks.append(WaitingPrior())
     return callbacks
