@@ -41,7 +41,6 @@ EXPERIMENTS = {
         "precision": "mixed_bfloat16",
     },
     "fc_hvae": {"model": "fc_hvae", "dataset": "mnist", "recipe": "best"},
-    "fc_hvae_fashion": {"model": "fc_hvae", "dataset": "fashion_mnist", "recipe": "best"},
 }
 # The experiment whose model the picture at the top of the README shows.
 OVERVIEW = "fc_bvae_best"

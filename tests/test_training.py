@@ -590,7 +590,7 @@ DIFFERENT = {  # from the recipe and from Config's own defaults, each of them
     **{"start_at_mean": True, "seed": 5, "precision": "mixed_bfloat16", "strategy": "mirrored", "image_size": (6, 8)},
     **{"channels": 3, "binarize": "dynamic", "gradient_variance": True, "deterministic": True},
     **{"validation_split": 0.2, "prior": "factorized", "likelihood": "Gaussian:0.5"},
-    **{"kl_weight": 0.5, "distortion": 0.1, "hidden_pixels": 0.2, "first_estimator": "ReinMax"},
+    **{"kl_weight": 0.5, "distortion": 0.1, "hidden_pixels": 0.2, "first_estimator": "ReinMax", "warm_epochs": 1},
 }
 
 
