@@ -209,7 +209,13 @@ def as_table(prior):
     return logits - np.log(np.exp(logits).sum()), mean, covariances
 
 
-@pytest.mark.parametrize("name", ["category and gaussians", "gaussian before bits", "all kinds"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gaussian before bits",
+        *(pytest.param(name, marks=pytest.mark.all) for name in ("category and gaussians", "all kinds")),
+    ],
+)
 def test_clusters_against_enumeration_and_quadrature(name):
     """KL and ln p(z): sums over all codes times Gauss-Hermite nodes, with SciPy's density, in float64."""
     latent = LATENTS[name]()
@@ -251,6 +257,7 @@ def test_clusters_begin_as_the_latents_own_prior(latent):
     np.testing.assert_allclose(prior.log_prob(z), latent.prior().log_prob(z), rtol=1e-4)
 
 
+@pytest.mark.all
 def test_samples_of_clusters_and_where_they_start():
     """Started from a table, the samples have it: 5.5 standard errors, each fails by chance with probability 4e-8."""
     latent = LATENTS["category and gaussians"]()
@@ -354,6 +361,7 @@ def of_two_pixels():
     return DiscreteVAE(encoder, latent, decoder, estimator="Hybrid", prior="clusters", seed=0), images, which, middle
 
 
+@pytest.mark.all
 def test_fit_clusters_finds_clusters():
     """Prior and categories become the three clusters of the images; what the encoder says of w stays, bit for bit."""
     model, images, which, middle = of_two_pixels()
@@ -373,6 +381,7 @@ def test_fit_clusters_finds_clusters():
         np.testing.assert_allclose(covariances[c], np.cov(before[found == c].T) + variance * np.eye(2), atol=0.01)
 
 
+@pytest.mark.all
 def test_a_warm_start():
     """First the Gaussians alone: nothing moves of categories and prior; then all do. Logs are those of the ELBO."""
     model, images, *_ = of_two_pixels()
