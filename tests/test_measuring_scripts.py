@@ -119,9 +119,21 @@ def test_bare_products_are_those_of_the_encoder():
 def test_protocols_have_files_of_their_own():
     settings = [[], ["--precision", "mixed_bfloat16"], ["--categorical", "24x4"]]
     settings.append(settings[1] + settings[2])
+    settings += [["--learning-rate", "5e-4"], ["--learning-rate", "7e-4", "--optimizer", "RAdam"]]
     settings += [[*given, "--seed", "7"] for given in settings]
     parser = compare_estimators.make_parser()
-    assert len({compare_estimators.variant(parser.parse_args(given)) for given in settings}) == 8
+    for ending in (".md", ".png"):
+        paths = {compare_estimators.comparison(parser.parse_args(given), ending) for given in settings}
+        assert len(paths) == 12 and all(path.suffix == ending for path in paths)
+
+
+def test_a_learning_rate_ends_no_name():
+    """comparison_0.0005.md was comparison_0.md, as that of 0.0007 was."""
+    parser = compare_estimators.make_parser()
+    rates = ("5e-4", "7e-4")
+    given = [parser.parse_args(["--learning-rate", rate]) for rate in rates]
+    names = [compare_estimators.comparison(each, ".md").name for each in given]
+    assert names == ["comparison_0.0005.md", "comparison_0.0007.md"]
 
 
 @pytest.mark.all

@@ -93,6 +93,12 @@ def variant(arguments: argparse.Namespace) -> str:
     return (f"_{arguments.categorical}" if arguments.categorical else "") + rate + precision + seed
 
 
+def comparison(arguments: argparse.Namespace, ending: str) -> Path:
+    """The file of this comparison that ends so: ".md", the table, or ".png", the figure."""
+    # Not Path.with_suffix, which takes the end of a learning rate for an ending.
+    return arguments.run_dir / f"comparison{variant(arguments)}{ending}"
+
+
 def make_latent(shared: Protocol):
     from tf_isvae import zoo
 
@@ -291,11 +297,11 @@ def work(prepared: tuple[argparse.Namespace, Protocol]) -> None:
     from tf_isvae import files
 
     arguments, shared = prepared
-    comparison, results = arguments.run_dir / f"comparison{variant(arguments)}", {}
+    results = {}
     for text in arguments.estimators:
         results[text] = run(text, shared, arguments)
-        draw(results, comparison.with_suffix(".png"))
-        with files.atomic_write(comparison.with_suffix(".md")) as path:
+        draw(results, comparison(arguments, ".png"))
+        with files.atomic_write(comparison(arguments, ".md")) as path:
             path.write_text(table(results, make_latent(shared)) + "\n")
     shown = table(results, make_latent(shared))
-    print(f"\n{shown}\n\nwritten: {comparison}.md, {comparison}.png and a folder with history.csv each")
+    print(f"\n{shown}\n\nwritten: {comparison(arguments, '')}.md, .png and a folder with history.csv each")
