@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 KERAS = """\
 import numpy as np
 from tf_isvae import zoo
 
-model = zoo.load({keras!r})
+model = zoo.load({keras})
 images = np.zeros((2, {shape}), np.float32)  # your own
 {codes} = model.encode(images)
 pictures = model.decode({codes})
@@ -16,7 +18,7 @@ LAYER = """\
 import keras
 import numpy as np
 
-encode = keras.layers.TFSMLayer({version!r})
+encode = keras.layers.TFSMLayer({version})
 images = np.zeros((2, {shape}), np.float32)  # your own
 codes = encode(images)["codes"]
 """
@@ -25,7 +27,7 @@ SAVED_MODEL = """\
 import numpy as np
 import tensorflow as tf
 
-signatures = tf.saved_model.load({version!r}).signatures
+signatures = tf.saved_model.load({version}).signatures
 images = np.zeros((2, {shape}), np.float32)  # your own
 codes = signatures["encode"](images=tf.constant(images)){taken}
 pictures = signatures["decode"]({given})["images"]
@@ -35,7 +37,7 @@ LITERT = """\
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-model = Interpreter({litert!r})
+model = Interpreter({litert})
 images = np.zeros((2, {shape}), np.float32)  # your own
 codes = model.get_signature_runner("encode")(images=images){taken}
 pictures = model.get_signature_runner("decode")({given})["images"]
@@ -47,10 +49,10 @@ def snippets(
 ) -> list[tuple[str, str]]:
     """Pairs of a heading and Python, of the formats whose files are there; `features`: codes have features beside."""
     names = {
-        "version": str(version),
+        "version": _literal(str(version)),
         "shape": ", ".join(map(str, image_shape)),
-        "keras": next(iter(keras), None),
-        "litert": next(iter(litert), None),
+        "keras": _literal(next(iter(keras), "")),
+        "litert": _literal(next(iter(litert), "")),
         "codes": "codes, features" if features else "codes",
         "taken": "" if features else '["codes"]',
         "given": 'codes=codes["codes"], features=codes["features"]' if features else "codes=codes",
@@ -62,3 +64,8 @@ def snippets(
         *([("LiteRT", LITERT)] if litert else []),
     ]
     return [(heading, block.format(**names)) for heading, block in blocks]
+
+
+def _literal(text: str) -> str:
+    """Python for this text, with the double quotes that formatters want."""
+    return json.dumps(text, ensure_ascii=False)
