@@ -67,12 +67,12 @@ def prepare(arguments: argparse.Namespace) -> tuple:
 def work(prepared: tuple) -> None:
     from sklearn.cluster import KMeans
 
-    from tf_isvae import evaluation, files
+    from tf_isvae import evaluation, files, training
     from tf_isvae.model import parts_of
 
     configs, data, run_dir = prepared
     (images, labels), (train, _) = data["test"], data["train"]
-    models = {key: trained(config, run_dir) for key, config in configs.items()}
+    models = {key: training.finish(config, run_dir).model for key, config in configs.items()}
     found = {}
     for (size, seed), model in models.items():
         if size is None:
@@ -91,20 +91,6 @@ def work(prepared: tuple) -> None:
     print(f"\n{text}")
     with files.atomic_write(run_dir / "clusters.md") as path:
         path.write_text(text + "\n")
-
-
-def trained(config, run_dir: Path):
-    """The model of a run, which is trained, or gone on with, if it is not finished."""
-    from tf_isvae import training
-
-    directory = Path(config.run_dir)
-    if not (directory / "metrics.json").exists():
-        print(f"\n{directory.name}", flush=True)
-        try:
-            training.train(config, resume=(directory / "config.json").exists())
-        except training.Interrupted as stop:
-            raise training.Interrupted(stop.signal, run_dir, True, "the same command") from None
-    return training.read_trained(directory).model
 
 
 def table(found: dict[str, list[dict]]) -> str:

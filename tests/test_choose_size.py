@@ -56,7 +56,7 @@ def test_it_goes_on(script, tmp_path):
     written = (tmp_path / "sizes" / "2" / "model.keras").stat().st_mtime_ns
     status, output, errors = script(*command, "--run-dir", "sizes", "--sizes", 5, 3, 2)
     assert (status, errors) == (0, "")
-    assert output.count("epoch 1/1") == 1 and "\nsize 5\n" in output
+    assert output.count("epoch 1/1") == 1 and "\nsizes/5\n" in output
     assert (tmp_path / "sizes" / "2" / "model.keras").stat().st_mtime_ns == written
     assert {"sizes.md", "sizes.png", "2", "3", "5"} == {path.name for path in (tmp_path / "sizes").iterdir()}
     table = (tmp_path / "sizes" / "sizes.md").read_text()

@@ -103,14 +103,7 @@ def work(prepared: tuple) -> None:
     configs, held_out, run_dir = prepared
     found = []
     for size, config in configs.items():
-        directory = Path(config.run_dir)
-        if not (directory / "metrics.json").exists():
-            print(f"\nsize {size}", flush=True)
-            try:
-                training.train(config, resume=(directory / "config.json").exists())
-            except training.Interrupted as stop:
-                raise training.Interrupted(stop.signal, run_dir, True, "the same command") from None
-        found.append(measure(size, training.read_trained(directory), held_out))
+        found.append(measure(size, training.finish(config, run_dir), held_out))
         draw(found, run_dir / "sizes.png")
         with files.atomic_write(run_dir / "sizes.md") as path:
             path.write_text(table(found) + "\n")

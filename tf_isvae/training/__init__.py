@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from tf_isvae.training.config import stored_config as stored_config
     from tf_isvae.training.recorder import Recorder as Recorder
     from tf_isvae.training.run import Run as Run
+    from tf_isvae.training.run import finish as finish
     from tf_isvae.training.run import fit as fit
     from tf_isvae.training.run import prepare as prepare
     from tf_isvae.training.run import train as train
@@ -68,6 +69,7 @@ _PLACES = {
     "stored_config": "tf_isvae.training.config",
     "Recorder": "tf_isvae.training.recorder",
     "Run": "tf_isvae.training.run",
+    "finish": "tf_isvae.training.run",
     "fit": "tf_isvae.training.run",
     "prepare": "tf_isvae.training.run",
     "train": "tf_isvae.training.run",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from tf_isvae.training.config import Config, check_same
 from tf_isvae.training.data import Data
 from tf_isvae.training.recorder import Recorder
 from tf_isvae.training.run_directory import RunDirectory
+from tf_isvae.training.signals import Interrupted
+from tf_isvae.training.trained import Trained, read_trained
 from tf_isvae.training.workers import Workers, for_strategy
 
 
@@ -163,6 +166,35 @@ class Run(contextlib.AbstractContextManager):
 
     def __exit__(self, *error) -> None:
         self.close()
+
+
+def finish(config: Config, comparison: str | os.PathLike) -> Trained:
+    """The trained model of one of several runs: names and trains it, goes on with it, or reads it if it is finished.
+
+    Args:
+        config: settings with a `run_dir`.
+        comparison: the folder of all the runs, which the message of an interrupted one names.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the same call goes on.
+
+    Example:
+        >>> config = training.Config(dataset="digits", image_size=8, epochs=1, latent_dim=4, run_dir="runs/four")
+        >>> training.finish(config, "runs").model.latent.code_units
+        <BLANKLINE>
+        runs/four
+        data           digits: 1,437 training and 360 test images of 8x8x1
+        ...
+        4
+    """
+    directory = Path(config.run_dir)
+    if not (directory / "metrics.json").exists():
+        print(f"\n{directory}", flush=True)
+        try:
+            train(config, resume=(directory / "config.json").exists())
+        except Interrupted as stop:
+            raise Interrupted(stop.signal, comparison, True, "the same command") from None
+    return read_trained(directory)
 
 
 def fit(config: Config, images: np.ndarray, verbose: int = 0) -> DiscreteVAE:
