@@ -24,6 +24,9 @@ FOLDERS = sorted(path.parent for path in ROOT.glob("exported_models/*/metadata.j
 # often than a bit changes.
 TOLERANCE = {"keras": (0.05, 1.0), "saved_model": (0.05, 0.98), "float32": (0.3, 0.98), "int8": (2.0, 0.98)}
 INT8_CATEGORIES = 0.97
+# Of a hybrid, another sample of the category can cost an image 60 nats, 0.06 of the mean of 1,000, and rounding decides
+# a sample if its uniform number lies next to q: allowed in three images.
+HYBRID = 0.2
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,8 @@ def test_keras(one):
     with zipfile.ZipFile(folder / f"{folder.name}.keras") as file:
         assert all(member.compress_type == zipfile.ZIP_DEFLATED for member in file.infolist())
     tolerance, _ = TOLERANCE["keras"]
+    if model.latent.feature_units and model.latent.code_units:
+        tolerance = HYBRID
     metrics = card["metrics"]
     assert abs(-model.elbo(images, seed=0).mean() - metrics["first_1000_neg_elbo"]) < tolerance
     assert abs(model.log_likelihood(images, 100, seed=0).mean() - metrics["first_1000_ln_p"]) < tolerance
