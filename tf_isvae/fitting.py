@@ -121,9 +121,10 @@ def fit_clusters(
     etas, inputs, views = [], [], ([], [])
     # In one pass: the order may be another in the next.
     for i, chunk in chunks.of_images(images, model.image_shape, CHUNK):
-        etas.append(np.asarray(model.encoder(chunk, training=False), np.float32))
+        given = inner(chunk, training=False)
+        etas.append(np.asarray(last(given), np.float32))
         if i < _FITTED:
-            inputs.append(np.asarray(inner(chunk, training=False), np.float32))
+            inputs.append(np.asarray(given, np.float32))
             for number, view in enumerate(views):
                 seen = distorted(tf.convert_to_tensor(chunk, tf.float32), distortion, (seed, i + number))
                 view.append(np.asarray(model.encoder(seen, training=False), np.float32))
