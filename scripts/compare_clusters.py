@@ -68,7 +68,7 @@ def work(prepared: tuple) -> None:
     from sklearn.cluster import KMeans
 
     from tf_isvae import evaluation, files, training
-    from tf_isvae.model import parts_of
+    from tf_isvae.chunks import parts_of
 
     configs, data, run_dir = prepared
     (images, labels), (train, _) = data["test"], data["train"]

@@ -598,6 +598,7 @@ CALLS = {
                 ({"likelihood": {"class_name": "x"}}, "class_name", "serialised form of a likelihood"),
                 ({"first_estimator": "Magic"}, "'Magic'", "ImportanceSampling"),
                 ({"model": "fc_cvae", "first_estimator": "DisARM"}, "posterior is OneHots", "it must be Bits"),
+                ({"model": "fc_hvae", "prior": "uniform", "warm_epochs": 3}, "warm_epochs is 3", "only clusters"),
                 ({"estimator": "Estimator"}, "'Estimator'", "ImportanceSampling"),
                 ({"estimator": "Reparameterized"}, "posterior is Bits", "of a GaussianLatent"),
                 ({"estimator": "Enumerated"}, "codes", "at most 4096"),

@@ -34,12 +34,12 @@ def test_the_first_estimator_trains_alone_and_then_not_at_all():
         np.testing.assert_array_equal(one, other)
     own = switched.evaluate(IMAGES, batch_size=4, verbose=0, return_dict=True)
     assert logs["val_loss"][-1] == pytest.approx(own["loss"], rel=1e-5)
-    assert switched.first_estimator is None and switched.estimator.num_pairs == 5
+    assert switched.phase.estimator is None and switched.estimator.num_pairs == 5
 
     # In three fifths of the epochs, counted from the first of the run.
     used = []
     look = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: used.append(switched.first_estimator is not None)
+        on_epoch_begin=lambda epoch, logs: used.append(switched.phase.estimator is not None)
     )
     first = callbacks.FirstEstimator("ReinMax")
     switched.fit(IMAGES, epochs=5, initial_epoch=1, callbacks=[first, look], **options)

@@ -93,6 +93,7 @@ WRONG_IMAGES = [
     (GOOD[:0], ValueError, "n of at least 1"),
     (GOOD * 510, ValueError, "divide by 255"),
     (GOOD - 1, ValueError, "rescale"),
+    (GOOD * 2.66, ValueError, "rescale"),
     (GOOD * 600, ValueError, "rescale"),
     (GOOD + np.nan, ValueError, "NaN"),
     (GOOD / 0.0, ValueError, "infinite"),

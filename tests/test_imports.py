@@ -21,7 +21,7 @@ ORDER = (
         "likelihoods",
         "estimators",
     ),
-    *("priors", "networks", "distortion", "refinement", "model", "fitting", "precision"),
+    *("priors", "networks", "distortion", "refinement", "objective", "model", "fitting", "precision"),
     *("keras_files", "zoo", "optimizers", "datasets", "evaluation", "callbacks", "plotting", "training"),
     *("speed", "wrappers", "search", "export", "commands"),
 )

@@ -24,6 +24,7 @@ from tf_isvae import (
     export,
     fit_prior,
     networks,
+    objective,
     posteriors,
     priors,
     recipes,
@@ -198,7 +199,9 @@ def trained_gradient(model, kl_weight):
     def gradient(seed):
         with tf.GradientTape() as tape:
             posterior = model.latent.posterior(model.encoder(IMAGES, training=True))
-            estimate, kl = model._terms_of(posterior, IMAGES, seed, training=True, kl_weight=kl_weight)
+            estimate, kl = objective.terms(
+                model._estimate, model.prior, posterior, model.log_likelihood_of(IMAGES, training=True), seed, kl_weight
+            )
             loss = tf.reduce_mean(kl_weight * kl - estimate.surrogate)
         gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
         return tf.concat([tf.reshape(each, [-1]) for each in gradients], 0), tf.reduce_mean(kl - estimate.value)
@@ -331,7 +334,7 @@ def test_a_waiting_prior_learns_and_does_not_count(kind):
     options = {"batch_size": 4, "shuffle": False, "verbose": 0}
     uniform.fit(images, epochs=3, **options)
     waits = []
-    look = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: waits.append(waiting.prior_waits))
+    look = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: waits.append(waiting.phase.prior_waits))
     before = waiting.prior.log_prob(latent.posterior(waiting.encoder(images)).mode())
     history = waiting.fit(images, epochs=3, callbacks=[callbacks.WaitingPrior(3), look], **options).history
     for one, other in ((uniform.encoder, waiting.encoder), (uniform.decoder, waiting.decoder)):
@@ -342,7 +345,7 @@ def test_a_waiting_prior_learns_and_does_not_count(kind):
     np.testing.assert_allclose(history["loss"], np.subtract(history["kl"], history["log_likelihood"]), rtol=1e-5)
     # In two thirds of the epochs, and never after `fit`: then encoder and decoder go another way.
     waiting.fit(images, epochs=6, initial_epoch=2, callbacks=[callbacks.WaitingPrior(), look], **options)
-    assert waits == [True] * 3 + [True, True, False, False] and not waiting.prior_waits
+    assert waits == [True] * 3 + [True, True, False, False] and not waiting.phase.prior_waits
     uniform.fit(images, epochs=4, **options)
     assert not np.array_equal(uniform.encoder.get_weights()[0], waiting.encoder.get_weights()[0])
 

@@ -27,6 +27,7 @@ from tf_isvae import (
     training,
 )
 from tf_isvae.export import signatures
+from tf_isvae.objective import Phase
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((5, 3, 2, 1)).astype(np.float32)
@@ -397,9 +398,13 @@ def test_a_warm_start():
         np.testing.assert_array_equal(kernel[:, :3], began[:, :3])
         assert untouched and not np.array_equal(kernel[:, 3:], began[:, 3:])
     assert not kernels[2][1] and not np.array_equal(kernels[2][0][:, :3], began[:, :3])
-    assert not model.categories_wait and model.first_estimator is None
+    assert model.phase == Phase()
     kept = model.prior.get_weights()
-    model.fit(images, epochs=3, initial_epoch=2, callbacks=[start], verbose=0)  # as a run that goes on
+    # As a run that goes on. Another estimator of the first epochs takes its turn from then on.
+    phases, first = [], callbacks.FirstEstimator("Hybrid+ReinMax", epochs=4)
+    look = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: phases.append(model.phase))
+    model.fit(images, epochs=3, initial_epoch=2, callbacks=[first, start, look], verbose=0)
+    assert phases == [Phase(estimator=first.estimator)]
     assert np.abs(model.prior.get_weights()[1] - kept[1]).max() < 1  # trained on, not started again
 
 

@@ -27,7 +27,7 @@ from tf_isvae import (
     training,
     zoo,
 )
-from tf_isvae.model import parts_of
+from tf_isvae.chunks import parts_of
 
 # The same examples in every run, and as many as the suite has time for.
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])

@@ -585,18 +585,31 @@ def test_settings_are_frozen():
 
 
 DIFFERENT = {  # from the recipe and from Config's own defaults, each of them
-    **{"model": "fc_cvae", "dataset": "digits", "recipe": "paper", "latent_dim": (2, 3), "estimator": "LeaveOneOut:3"},
-    **{"epochs": 2, "batch_size": 300, "learning_rate": 0.004, "schedule": "cosine", "kl_start": 7.5, "kl_epochs": 1},
+    **{"model": "fc_hvae", "dataset": "digits", "recipe": "paper", "latent_dim": (2, 3), "batch_size": 300},
+    **{
+        "estimator": "Hybrid+LeaveOneOut:3",
+        "epochs": 2,
+        "learning_rate": 0.004,
+        "schedule": "cosine",
+        "kl_start": 7.5,
+        "kl_epochs": 1,
+    },
     **{"start_at_mean": True, "seed": 5, "precision": "mixed_bfloat16", "strategy": "mirrored", "image_size": (6, 8)},
     **{"channels": 3, "binarize": "dynamic", "gradient_variance": True, "deterministic": True},
-    **{"validation_split": 0.2, "prior": "factorized", "likelihood": "Gaussian:0.5"},
-    **{"kl_weight": 0.5, "distortion": 0.1, "hidden_pixels": 0.2, "first_estimator": "ReinMax", "warm_epochs": 1},
+    **{"validation_split": 0.2, "prior": "clusters", "likelihood": "Gaussian:0.5"},
+    **{
+        "kl_weight": 0.5,
+        "distortion": 0.1,
+        "hidden_pixels": 0.2,
+        "first_estimator": "Hybrid+ReinMax",
+        "warm_epochs": 1,
+    },
 }
 
 
 def test_the_command_on_a_card_gives_the_same_settings():
     """For a run whose every setting differs from what it would be by itself."""
-    recipe, settings = Config(model="fc_cvae", recipe="paper"), Config(**DIFFERENT, run_dir="a", data_dir="b")
+    recipe, settings = Config(model="fc_hvae", recipe="paper"), Config(**DIFFERENT, run_dir="a", data_dir="b")
     for field in dataclasses.fields(Config):
         if not field.metadata["of_this_machine"]:
             assert DIFFERENT[field.name] != field.default, field.name
@@ -607,7 +620,7 @@ def test_the_command_on_a_card_gives_the_same_settings():
     assert given.keys() == DIFFERENT.keys()
     assert Config(**given) == dataclasses.replace(settings, run_dir=None, data_dir=None)
     # It names all that a recipe fixes: a later version's recipe must not change what it means.
-    assert set(RECIPES["paper"]["fc_cvae"]) <= set(given)
+    assert set(RECIPES["paper"]["fc_hvae"]) <= set(given)
 
 
 @pytest.mark.all

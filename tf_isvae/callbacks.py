@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 
 import keras
 
 from tf_isvae import checks, estimators, evaluation, fitting
+from tf_isvae.objective import GAUSSIANS_ALONE, Phase
 
 
 class _FirstEpochs(keras.callbacks.Callback):
@@ -21,6 +23,12 @@ class _FirstEpochs(keras.callbacks.Callback):
     def duration(self) -> float:
         """Epochs."""
         return self.epochs if self.epochs >= 1 else self.epochs * self.params["epochs"]
+
+    def _enter(self, epoch: int, **differences) -> None:
+        """Lets the model's phase differ so in the first epochs, and no more from then on."""
+        if epoch >= self.duration:
+            differences = {name: getattr(Phase(), name) for name in differences}
+        self.model.enter(dataclasses.replace(self.model.phase, **differences))
 
 
 class KLAnnealing(_FirstEpochs):
@@ -88,7 +96,7 @@ class WaitingPrior(_FirstEpochs):
         >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3, prior="autoregressive")
         >>> model.compile(optimizer="adam")
         >>> history = model.fit(np.zeros((8, 4, 4, 1)), epochs=2, callbacks=[callbacks.WaitingPrior(1)], verbose=0)
-        >>> model.prior_waits
+        >>> model.phase.prior_waits  # not any more
         False
     """
 
@@ -96,7 +104,7 @@ class WaitingPrior(_FirstEpochs):
         super().__init__(epochs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.let_prior_wait(epoch < self.duration)
+        self._enter(epoch, prior_waits=True)
 
 
 class FirstEstimator(_FirstEpochs):
@@ -130,7 +138,7 @@ class FirstEstimator(_FirstEpochs):
         estimators.check(self.estimator, self.model.latent)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.let_first_estimator(self.estimator if epoch < self.duration else None)
+        self._enter(epoch, estimator=self.estimator)
 
 
 class WarmStart(_FirstEpochs):
@@ -165,18 +173,14 @@ class WarmStart(_FirstEpochs):
         self.images = images
         self.distortion = None if distortion is None else checks.share("WarmStart: distortion", distortion)
         self.seed = checks.integer("seed", seed, 0, 2**31)
-        # Of what is discrete only noise is asked: one decoder evaluation an image.
-        self.estimator = estimators.Hybrid(estimators.ImportanceSampling())
 
     def on_train_begin(self, logs=None):
-        estimators.check(self.estimator, self.model.latent)
+        estimators.check(GAUSSIANS_ALONE, self.model.latent)
         self.model.prior.check_is_clusters("WarmStart")
 
     def on_epoch_begin(self, epoch, logs=None):
-        waits = epoch < self.duration
-        self.model.let_categories_wait(waits, self.distortion if waits else None)
-        self.model.let_first_estimator(self.estimator if waits else None)
-        if not waits and self.model.prior.untouched:
+        self._enter(epoch, categories_wait=True, distortion=self.distortion)
+        if epoch >= self.duration and self.model.prior.untouched:
             images = self.images() if callable(self.images) else self.images
             fitting.fit_clusters(self.model, images, seed=self.seed)
 

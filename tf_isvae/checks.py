@@ -169,7 +169,7 @@ def unit_interval(name: str, values: np.ndarray) -> None:
         return
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{name} hold NaN or infinite values; they must lie in [0, 1]: clean the data.")
-    hint = "divide by 255" if low >= 0 and 1 < high <= 255 else "rescale them"
+    hint = "divide by 255" if low >= 0 and 2 < high <= 255 else "rescale them"
     raise ValueError(f"{name} have values from {low:.9g} to {high:.9g}; they must lie in [0, 1]: {hint}.")
 
 

@@ -5,7 +5,7 @@ What takes long shows a progress bar on the standard error, unless Keras's inter
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -48,6 +48,24 @@ def of_images(images, image_shape: tuple[int, int, int], size: int) -> Iterator[
         raise ValueError("images come as a data set without an end; it must have one: images.take(batches) has.")
     checks.training_images("images", images, image_shape)
     return _of_data_set(images.map(_only_images).rebatch(size), image_shape)
+
+
+def collected(function: Callable, rows: Iterator[tuple[int, np.ndarray | tf.Tensor | tuple]], *seeds: tf.Tensor):
+    """function(*tensors of the rows, *seeds) of each chunk, with seeds of the chunk's own.
+
+    Returns the results as one array, or as a tuple of arrays if the function gives several tensors.
+    """
+    fold_in, results = tf.random.experimental.stateless_fold_in, []
+    for i, chunk in rows:
+        result = function(*map(tf.constant, parts_of(chunk)), *(fold_in(seed, i) for seed in seeds))
+        results.append([part.numpy() for part in parts_of(result)])
+    arrays = tuple(map(np.concatenate, zip(*results, strict=True)))
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
+def parts_of(rows) -> tuple:
+    """What comes alone or as a tuple, as a tuple: `encode` gives codes, or a pair of codes and features."""
+    return rows if isinstance(rows, tuple) else (rows,)
 
 
 def _only_images(*batch) -> tf.Tensor:

@@ -18,7 +18,7 @@ from tf_isvae import (
     latents,
     likelihoods,
     networks,
-    posteriors,
+    objective,
     priors,
     refinement,
 )
@@ -135,14 +135,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         self.kl_annealing = tf.Variable(1.0, trainable=False, name="kl_annealing")
         if not latent.built:  # for `summary`
             latent.build((None, latent.encoder_units))
-        # True while a prior that learns does not count for encoder and decoder (callbacks.WaitingPrior).
-        self.prior_waits = False
-        # In training steps, in place of `estimator` (callbacks.FirstEstimator).
-        self.first_estimator = None
-        # While categories wait (callbacks.WarmStart), what is discrete of z says nothing of x, and the other one is
-        # `distortion`.
-        self.categories_wait = False
-        self.warm_distortion = None
+        self.phase = objective.Phase()
         self._trackers = [keras.metrics.Mean(name=name) for name in ("loss", "log_likelihood", "kl")]
         self.build(encoder.input_shape)
 
@@ -186,87 +179,45 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         return log_likelihood
 
     def _estimate(self, posterior, function, seed, training: bool = False) -> estimators.Estimate:
-        estimator = self.first_estimator if training and self.first_estimator is not None else self.estimator
+        estimator = self.phase.training_estimator(self.estimator) if training else self.estimator
         return estimators.check_estimate(estimator(posterior, function, seed), estimator)
 
     def _seen(self, images, seed):
         """What the encoder sees of the images in training."""
         fold_in = tf.random.experimental.stateless_fold_in
-        distortion = self.warm_distortion if self.categories_wait else self.distortion
+        distortion = self.phase.distortion if self.phase.categories_wait else self.distortion
         if distortion:
             images = distorted(images, distortion, fold_in(seed, _DISTORTION))
         if self.hidden_pixels:
             images = tf.nn.experimental.stateless_dropout(images, self.hidden_pixels, fold_in(seed, _HIDING))
         return images
 
-    def _terms_of(
-        self, posterior, images, seed, training: bool = False, kl_weight=1.0
-    ) -> tuple[estimators.Estimate, tf.Tensor]:
-        """The two terms of eq. 1, per image: the estimate of E_q[ln p(x|z)], and the KL (batch,) in nats.
-
-        Of any q(z|x) with batch shape (batch,). The gradient of kl_weight * KL - surrogate is that of the loss.
-        """
-        log_likelihood = self.log_likelihood_of(images, training)
-        kl = self.prior.kl(posterior)
-        if kl is not None:
-            return self._estimate(posterior, log_likelihood, seed, training), kl
-        # KL = -H(q) - E_q[ln p(z)]. The gradient of its second part comes from the estimator, within the surrogate; its
-        # value from the estimator too, which takes the same samples for the same seed.
-        joint = self._estimate(
-            posterior, lambda z: log_likelihood(z) + kl_weight * self.prior.log_prob(z), seed, training
-        )
-        log_prior = tf.stop_gradient(self._estimate(posterior, self.prior.log_prob, seed, training).value)
-        kl = posteriors.of(posterior).negative_entropy() - log_prior
-        return estimators.Estimate(joint.value - kl_weight * log_prior, joint.surrogate), kl
+    def _terms_of(self, posterior, images, seed) -> tuple[estimators.Estimate, tf.Tensor]:
+        """The two terms of eq. 1 (objective.terms), as they are outside of training."""
+        return objective.terms(self._estimate, self.prior, posterior, self.log_likelihood_of(images), seed)
 
     def _training_terms(self, images, seed) -> tuple[estimators.Estimate, tf.Tensor, tf.Tensor]:
-        """The two terms of eq. 1, as `_terms_of`, and the loss of each image, with its weights."""
+        """The two terms of eq. 1, and the loss of each image, with its weights (objective.training_terms)."""
         images = tf.cast(images, tf.float32)
         eta = self.encoder(self._seen(images, seed), training=True)
-        posterior = self.latent.posterior(self.latent.undecided(eta) if self.categories_wait else eta)
+        posterior = self.latent.posterior(self.latent.undecided(eta) if self.phase.categories_wait else eta)
         annealing, rest = self.latent.annealed(posterior, self.kl_annealing)
-        kl_weight = self.kl_weight * annealing
-        if self.categories_wait:
-            estimate = self._estimate(posterior, self.log_likelihood_of(images, training=True), seed, training=True)
-            kl = self.latent.kl(posterior)
-            losses = kl_weight * kl - estimate.surrogate
-        elif self.prior_waits:
-            estimate, kl, losses = self._terms_of_waiting_prior(posterior, images, seed, kl_weight)
-        else:
-            estimate, kl = self._terms_of(posterior, images, seed, training=True, kl_weight=kl_weight)
-            losses = kl_weight * kl - estimate.surrogate
+        estimate, kl, losses = objective.training_terms(
+            self.phase,
+            functools.partial(self._estimate, training=True),
+            self.latent,
+            self.prior,
+            posterior,
+            self.log_likelihood_of(images, training=True),
+            seed,
+            self.kl_weight * annealing,
+        )
         return estimate, kl, losses if rest is None else losses + self.kl_weight * rest
 
-    def _terms_of_waiting_prior(self, posterior, images, seed, kl_weight):
-        """As `_training_terms`: with the latent's own prior for encoder and decoder, and -ln p(z) of a sample for the
-        prior.
-        """
-        estimate = self._estimate(posterior, self.log_likelihood_of(images, training=True), seed, training=True)
-        z = tf.stop_gradient(posterior.sample(seed=seed))
-        log_prior = self.prior.log_prob(z)
-        kl = self.prior.kl(posterior)
-        if kl is None:
-            kl = posteriors.of(posterior).negative_entropy() - log_prior
-        return estimate, kl, kl_weight * self.latent.kl(posterior) - estimate.surrogate - log_prior
-
-    def let_prior_wait(self, waits: bool) -> None:
-        """Whether encoder and decoder train as with the latent's own prior (callbacks.WaitingPrior)."""
-        if waits != self.prior_waits:
-            self.prior_waits = waits
-            self.make_train_function(force=True)
-
-    def let_first_estimator(self, estimator: Callable | None) -> None:
-        """The estimator of training steps, in place of the model's own; None for that (callbacks.FirstEstimator)."""
-        if estimator is not self.first_estimator:
-            self.first_estimator = estimator
-            self.make_train_function(force=True)
-
-    def let_categories_wait(self, waits: bool, distortion: float | None = None) -> None:
-        """Whether only the continuous parts train, on so much distorted images, with their own prior
-        (callbacks.WarmStart).
-        """
-        if (waits, distortion) != (self.categories_wait, self.warm_distortion):
-            self.categories_wait, self.warm_distortion = waits, distortion
+    def enter(self, phase: objective.Phase) -> None:
+        """Training steps from here on are those of this phase of a run, which callbacks choose."""
+        if phase != self.phase:
+            self.phase = phase
             self.make_train_function(force=True)
 
     def _update_metrics(self, estimate, kl) -> dict:
@@ -297,7 +248,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             loss = self.optimizer.scale_loss(loss)
         weights = self.trainable_variables
         gradients = tape.gradient(loss, weights)
-        if self.categories_wait:  # the prior takes no part
+        if self.phase.categories_wait:  # the prior takes no part
             pairs = zip(gradients, weights, strict=True)
             gradients = [keras.ops.zeros_like(weight) if own is None else own for own, weight in pairs]
         self.optimizer.apply(gradients, weights)
@@ -345,10 +296,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             return super().fit(x, *args, **kwargs)
         finally:
             self.kl_annealing.assign(1.0)
-            if self.prior_waits:
-                self.let_prior_wait(False)
-            self.let_first_estimator(None)
-            self.let_categories_wait(False)
+            self.enter(objective.Phase())
 
     def evaluate(self, x=None, *args, **kwargs):
         """keras.Model.evaluate on images or a tf.data.Dataset of batches: loss (= -ELBO), log_likelihood, kl (nats)."""
@@ -380,7 +328,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         Raises:
             ValueError: images of another shape or range, or `refine` is not an integer of at least 0.
         """
-        return self._in_chunks(functools.partial(self._encode, refine=_steps(refine)), self._chunks(images))
+        return chunks.collected(functools.partial(self._encode, refine=_steps(refine)), self._chunks(images))
 
     def decode(self, codes, features=None) -> np.ndarray:
         """Mean images, float32 (n, H, W, C) in [0, 1], of codes, and of features if the latent has any, as `encode`
@@ -390,22 +338,22 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         """
         stored = self.latent.check_stored(codes, features)
         if len(stored) == 1:
-            return self._in_chunks(self._decode, chunks.of_array(*stored, CHUNK))
+            return chunks.collected(self._decode, chunks.of_array(*stored, CHUNK))
         rows = zip(chunks.of_array(stored[0], CHUNK), chunks.of_array(stored[1], CHUNK), strict=True)
-        return self._in_chunks(self._decode, ((i, (codes, features)) for (i, codes), (_, features) in rows))
+        return chunks.collected(self._decode, ((i, (codes, features)) for (i, codes), (_, features) in rows))
 
     def reconstruct(self, images, seed: int | None = None) -> np.ndarray:
         """Mean images of one sample of q(z|x) for each image: (n, H, W, C) in [0, 1]. `seed` fixes the sample.
 
         `images` are an array, or a tf.data.Dataset of batches.
         """
-        return self._in_chunks(self._reconstruct, self._chunks(images), self._fresh_seed(seed))
+        return chunks.collected(self._reconstruct, self._chunks(images), self._fresh_seed(seed))
 
     def generate(self, n: int, seed: int | None = None) -> np.ndarray:
         """Mean images of n samples of the prior p(z): (n, H, W, C) in [0, 1]. `seed` fixes the samples."""
         n = checks.integer("generate: n", n)
         z = self.prior.sample(n, seed=self._fresh_seed(seed))
-        return self.decode(*(each.numpy() for each in parts_of(self.latent.stored(z))))
+        return self.decode(*(each.numpy() for each in chunks.parts_of(self.latent.stored(z))))
 
     def elbo(self, images, seed: int | Sequence[int] | None = None, refine: int = 0) -> np.ndarray:
         """The evidence lower bound of each image: (n,) float32, nats, with the model's estimator of E_q[ln p(x|z)].
@@ -415,7 +363,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         """
         function = functools.partial(self._elbo, refine=_steps(refine))
         seeds = seed if isinstance(seed, Sequence) and len(seed) else [seed]
-        return self._in_chunks(function, self._chunks(images), *map(self._fresh_seed, seeds))
+        return chunks.collected(function, self._chunks(images), *map(self._fresh_seed, seeds))
 
     def log_likelihood(self, images, num_samples: int = 100, seed: int | None = None, refine: int = 0) -> np.ndarray:
         """ln p(x) of each image: (n,) float32, nats.
@@ -440,7 +388,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         if seed is not None:
             seed = checks.integer("seed", seed, None)
         if self.latent.enumerable:
-            return self._in_chunks(self._exact_log_likelihood, self._chunks(images))
+            return chunks.collected(self._exact_log_likelihood, self._chunks(images))
         # A chunk of images and of samples at a time: at most about CHUNK decoded images in memory.
         sizes = [min(CHUNK, num_samples - begin) for begin in range(0, num_samples, CHUNK)]
         images = self._chunks(images, max(1, CHUNK // sizes[0]))
@@ -453,7 +401,7 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
             parts = [self._log_mean_weight(chunk, tf.constant(n), part, refine=refine) for n, part in pairs]
             return tf.reduce_logsumexp(tf.stack(parts) + log_shares, axis=0)
 
-        return self._in_chunks(log_mean_weight, images, *seeds)
+        return chunks.collected(log_mean_weight, images, *seeds)
 
     def _log_joint_of_codes(self, images) -> tuple[tf.Tensor, tf.Tensor]:
         """z of all codes (codes, units), and ln p(x|z) + ln p(z) of each image (codes, batch)."""
@@ -507,17 +455,6 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
     def _chunks(self, images, size: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         return chunks.of_images(images, self.image_shape, CHUNK if size is None else size)
 
-    def _in_chunks(self, function, rows: Iterator[tuple[int, np.ndarray | tuple]], *seeds):
-        """The function on each chunk of rows, with seeds of the chunk's own; the results as one array, or as a tuple of
-        arrays if it gives several.
-        """
-        fold_in, results = tf.random.experimental.stateless_fold_in, []
-        for i, chunk in rows:
-            result = function(*map(tf.constant, parts_of(chunk)), *(fold_in(seed, i) for seed in seeds))
-            results.append(tuple(part.numpy() for part in parts_of(result)))
-        arrays = tuple(map(np.concatenate, zip(*results, strict=True)))
-        return arrays if len(arrays) > 1 else arrays[0]
-
     def _fresh_seed(self, seed: int | None) -> tf.Tensor:
         """A stateless seed, int32 (2,): from the integer, or the next one of the model's own generator."""
         if seed is None:
@@ -560,11 +497,6 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
                 for key, value in config.items()
             }
         )
-
-
-def parts_of(stored) -> tuple:
-    """What `encode` gives, as a tuple: its first part is the codes, a second one the features of a ProductLatent."""
-    return stored if isinstance(stored, tuple) else (stored,)
 
 
 def _steps(refine: int) -> int:

@@ -19,7 +19,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Cluster
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tf_isvae import checks, evaluation, training, zoo
-from tf_isvae.model import DiscreteVAE, parts_of
+from tf_isvae.chunks import parts_of
+from tf_isvae.model import DiscreteVAE
 
 # Settings of a run that are no parameters here: paths, the machine, and how images are read, since X holds them.
 _OF_A_RUN = {

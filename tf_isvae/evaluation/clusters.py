@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tf_isvae import checks
-from tf_isvae.model import DiscreteVAE, check_model, parts_of
+from tf_isvae.chunks import parts_of
+from tf_isvae.model import DiscreteVAE, check_model
 
 
 def clustering(codes, labels) -> dict[str, float]:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from tf_isvae import checks, estimators
-from tf_isvae.model import DiscreteVAE, check_model, parts_of
+from tf_isvae import checks, estimators, objective
+from tf_isvae.chunks import parts_of
+from tf_isvae.model import DiscreteVAE, check_model
 
 
 def gradient_variance(
@@ -217,8 +218,7 @@ def _gradient_function(model, images, estimator):
         noise = tf.random.experimental.stateless_fold_in(tf.stack([seed, 0]), draw)
         with tf.GradientTape() as tape:
             posterior = model.latent.posterior(model.encoder(images, training=False))
-            sampled = model.prior.kl(posterior) is None
-            f = (lambda z: log_likelihood(z) + model.prior.log_prob(z)) if sampled else log_likelihood
+            f, _ = objective.estimated(model.prior, posterior, log_likelihood)
             surrogate = tf.reduce_mean(estimator(posterior, f, noise).surrogate)
         return _flat(tape, surrogate, weights)
 

@@ -9,11 +9,12 @@ from collections.abc import Callable
 import numpy as np
 
 from tf_isvae import checks, datasets
+from tf_isvae.chunks import parts_of
 from tf_isvae.evaluation.clusters import clustering
 from tf_isvae.evaluation.codes import code_statistics
 from tf_isvae.evaluation.gradients import gradient_variance, variance_by_certainty
 from tf_isvae.evaluation.neighbours import NEIGHBOURS, retrieval, share_like_one_class
-from tf_isvae.model import DiscreteVAE, check_model, parts_of
+from tf_isvae.model import DiscreteVAE, check_model
 
 SAMPLES = 100  # of the bound of ln p(x)
 DRAWS = 30  # of the gradient, for its variance

@@ -16,8 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_isvae import _private_apis, checks, files
+from tf_isvae.chunks import parts_of
 from tf_isvae.export.signatures import inputs, signatures, write
-from tf_isvae.model import DiscreteVAE, check_model, parts_of
+from tf_isvae.model import DiscreteVAE, check_model
 from tf_isvae.precision import in_precision
 
 QUANTIZATIONS = (None, "float16", "int8")

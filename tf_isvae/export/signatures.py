@@ -28,10 +28,11 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_isvae import _private_apis, posteriors
+from tf_isvae.chunks import parts_of
 from tf_isvae.datasets.conversion import convert
 from tf_isvae.export import bad_input
 from tf_isvae.export.bad_input import Input
-from tf_isvae.model import DiscreteVAE, parts_of
+from tf_isvae.model import DiscreteVAE
 
 # Other names of `encode`: what TensorFlow Serving takes, and keras.layers.TFSMLayer, if they are told no name.
 DEFAULTS = ("serving_default", "serve")

@@ -7,7 +7,8 @@ import os
 import numpy as np
 
 from tf_isvae import checks
-from tf_isvae.model import DiscreteVAE, check_model, parts_of
+from tf_isvae.chunks import parts_of
+from tf_isvae.model import DiscreteVAE, check_model
 from tf_isvae.plotting import mosaics, png
 
 # Standard deviations to both sides, and categories that are shown: the commonest.

@@ -198,6 +198,8 @@ class Config:
                 assign(name, value)
         check("latent_dim")
         check("epochs")
+        if self.prior != "clusters":  # nothing to start from the Gaussians
+            defaults["warm_epochs"] = 0
         for name in shares:
             if getattr(self, name) is None:  # the same share of the run, however long it is
                 assign(name, defaults[name] * self.epochs // defaults["epochs"])
@@ -205,8 +207,11 @@ class Config:
             assign("estimator", row.estimator(self.latent_dim))
         for name in fields:
             check(name)
-        if self.prior != "clusters":
-            assign("warm_epochs", 0)
+        if self.warm_epochs and self.prior != "clusters":
+            raise ValueError(
+                f"warm_epochs is {self.warm_epochs}; with the prior {self.prior!r} it must be 0: only clusters have a "
+                "warm start."
+            )
         if self.precision == "fastest":
             from tf_isvae.precision import multiplies_bfloat16
 
