@@ -76,16 +76,23 @@ def test_expected_hamming_distance(index, model):
     np.testing.assert_allclose(np.take_along_axis(expected, positions, 1), distances, rtol=1e-5)
 
 
-def test_the_graph_finds_what_all_comparisons_find(index, monkeypatch, tmp_path):
-    exact = index.nearest(IMAGES[:6], neighbours=5)[1], index.nearest(IMAGES[:6], 5, "expected")[1]
-    monkeypatch.setattr(search, "LARGEST_FLAT", 20)
+@pytest.mark.parametrize("probes", [9, 1])
+def test_lists_hold_what_all_comparisons_find(index, monkeypatch, tmp_path, probes):
+    """With as many probes as lists. With one, a query that asks for all codes gets them too."""
+    neighbours = 5 if probes == 9 else 50
+    exact = [index.nearest(IMAGES[:6], neighbours, distance)[1] for distance in search.DISTANCES]
+    settings = {"LARGEST_FLAT": 20, "LISTS": 9, "PROBES": probes, "_FEWEST_IN_A_LIST": 5}
+    for name, value in settings.items():
+        monkeypatch.setattr(search, name, value)
     index._engine = None
-    index.save(tmp_path / "graph.index")  # of 50 codes, whose engine is a graph now
-    loaded = search.load(tmp_path / "graph.index", index.model)
-    assert type(loaded._ready_engine()).__name__ == "IndexBinaryHNSW"
-    # A graph of 50 codes and a search that keeps 64 of them looks at all.
-    np.testing.assert_array_equal(loaded.nearest(IMAGES[:6], neighbours=5)[1], exact[0])
-    np.testing.assert_allclose(loaded.nearest(IMAGES[:6], 5, "expected")[1], exact[1])
+    index.save(tmp_path / "an.index")
+    loaded = search.load(tmp_path / "an.index", index.model)
+    engine = loaded._engine  # of the file
+    assert type(engine).__name__ == "IndexBinaryIVF" and engine.nlist == 9
+    for distance, expected in zip(search.DISTANCES, exact, strict=True):
+        np.testing.assert_allclose(loaded.nearest(IMAGES[:6], neighbours, distance)[1], expected, rtol=1e-6)
+    index.add(["one more"], IMAGES[:1])
+    assert 50 in index.nearest(IMAGES[:1], 5)[0]
 
 
 def test_removing(index):

@@ -75,7 +75,7 @@ def fit_prior(
 
 
 def fit_clusters(
-    model: DiscreteVAE, images, *, starts: int = 16, distortion: float = 0.15, seed: int = 0
+    model: DiscreteVAE, images, *, starts: int | None = None, distortion: float = 0.15, seed: int = 0
 ) -> np.ndarray:
     """Starts the categories of a hybrid model from a mixture of Gaussians (Jiang et al. 2016, arXiv:1611.05148).
 
@@ -91,7 +91,8 @@ def fit_clusters(
     Args:
         model: a DiscreteVAE with the prior "clusters", whose encoder ends with a Dense layer.
         images: (n, H, W, C) in [0, 1], or a tf.data.Dataset of batches, which is read once.
-        starts: how many starts of the mixture.
+        starts: how many starts of the mixture; default 16 with ten components, and fewer the more there are, one
+            with a hundred: all of them then take about as long.
         distortion: of the images whose categories are compared, as of DiscreteVAE.
         seed: an integer from 0 to 2^31 - 1 that fixes starts and distortions.
 
@@ -108,7 +109,8 @@ def fit_clusters(
         (64,)
     """
     check_model(model)
-    starts = checks.integer("fit_clusters: starts", starts)
+    if starts is not None:
+        starts = checks.integer("fit_clusters: starts", starts)
     distortion = checks.share("fit_clusters: distortion", distortion)
     seed = checks.integer("seed", seed, 0, 2**31)
     model.prior.check_is_clusters("fit_clusters")
@@ -150,7 +152,7 @@ def fit_clusters(
     mixture = max(
         (
             GaussianMixture(**settings, init_params=ways[i % 2], random_state=seed + i).fit(means[:_FITTED])
-            for i in range(starts)
+            for i in range(max(1, 160 // len(codes)) if starts is None else starts)
         ),
         key=agreement,
     )

@@ -4,9 +4,10 @@
     search.extend(index, datasets.image_files("photos"), "photos.index")     # goes on where it was stopped
     positions, distances = search.load("photos.index").nearest(images, neighbours=10)
 
-The engine is FAISS: `pip install faiss-cpu`. Up to a million codes are compared with every query
-(IndexBinaryFlat); beyond, a graph finds most of the nearest in a small part of the time (IndexBinaryHNSW; Malkov &
-Yashunin, arXiv:1603.09320). Not imported by `import tf_isvae`.
+The engine is FAISS: `pip install faiss-cpu`. Up to a million codes are compared with every query (IndexBinaryFlat);
+beyond, codes are kept in lists of near ones, and a query is compared with those in the lists that are nearest to it
+(IndexBinaryIVF), which finds most of the nearest in a small part of the time. docs/guides/search.md has figures. Not
+imported by `import tf_isvae`.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ from tf_isvae.model import CHUNK, DiscreteVAE, check_model
 
 DISTANCES = ("hamming", "expected")
 LARGEST_FLAT = 1_000_000
-"""Above so many codes, the engine is a graph."""
+"""Above so many codes, they are kept in lists."""
 
-LINKS = 16
-"""Of a code in the graph."""
-CANDIDATES = 64
-"""How many codes a search of the graph keeps in view, or twice as many as it is asked for."""
+LISTS = 4096
+"""How many lists there are; fewer if they would hold fewer than 40 codes each."""
+PROBES = 64
+"""How many lists a search looks through; more if it is asked for more than a quarter of what they hold."""
 
 _FORMAT = 1
 _SAVE_AFTER_SECONDS = 30
-_FEWEST_CANDIDATES = 1000  # whose expected distance is computed if the engine is a graph
+_FEWEST_IN_A_LIST = 40  # what FAISS wants for the k-means that makes the lists
+_TO_LEARN_FROM = 200_000  # codes
+_FEWEST_CANDIDATES = 1000  # whose expected distance is computed if the codes are in lists
 
 
 class Index:
@@ -119,7 +122,7 @@ class Index:
             neighbours: how many for each, at most as many as the index has.
             distance: "hamming", in how many bits the codes differ; or "expected", the mean of that over q(z|x) of the
                 query, sum_b |q_b - code_b|: it needs no more storage, and orders images whose codes are equally far.
-                If the engine is a graph, it orders the nearest 1,000, or ten times as many as asked for.
+                With more than a million codes it orders the nearest 1,000, or ten times as many as asked for.
 
         Returns:
             Positions in `paths`, int64 (n, neighbours), nearest first; and the distances, int32, or
@@ -154,19 +157,20 @@ class Index:
 
     def _search(self, packed: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
         engine = self._ready_engine()
-        if hasattr(engine, "hnsw"):
-            engine.hnsw.efSearch = max(CANDIDATES, 2 * neighbours)
+        if len(self) > LARGEST_FLAT:
+            lists = engine.nlist
+            engine.nprobe = min(lists, max(PROBES, -(-4 * neighbours * lists // len(self))))
         distances, positions = engine.search(packed, neighbours)
+        if positions.min() < 0:  # the lists of some query held too few
+            engine.nprobe = engine.nlist
+            distances, positions = engine.search(packed, neighbours)
         return positions, distances
 
     def _ready_engine(self):
         """FAISS's index of the codes."""
         if self._engine is None:
-            faiss = _faiss()
-            width = 8 * self.codes.shape[1]
-            flat = len(self) <= LARGEST_FLAT
-            self._engine = faiss.IndexBinaryFlat(width) if flat else faiss.IndexBinaryHNSW(width, LINKS)
-            self._engine.add(self.codes)
+            make = flat if len(self) <= LARGEST_FLAT else in_lists
+            self._engine = make(self.codes)
         return self._engine
 
     def save(self, path: str | os.PathLike) -> None:
@@ -174,11 +178,14 @@ class Index:
 
         Raises OSError if it cannot be written.
         """
+        self._write(path, engine=len(self) > LARGEST_FLAT)  # which takes minutes to make
+
+    def _write(self, path: str | os.PathLike, engine: bool) -> None:
         header = {"format": _FORMAT, "bits": self.bits, "images": len(self), "model": self.name}
         header["digest"] = _digest(self.model)
         arrays = {"header": _to_bytes(header), "paths": _to_bytes(self.paths), "codes": self.codes}
-        if len(self) > LARGEST_FLAT:  # which takes long to make
-            arrays["graph"] = _faiss().serialize_index_binary(self._ready_engine())
+        if engine:
+            arrays["engine"] = _faiss().serialize_index_binary(self._ready_engine())
         with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
@@ -210,7 +217,7 @@ def load(path: str | os.PathLike, model: DiscreteVAE | None = None) -> Index:
     try:
         with np.load(path, allow_pickle=False) as stored:
             header, paths, codes = _from_bytes(stored["header"]), _from_bytes(stored["paths"]), stored["codes"]
-            graph = stored["graph"] if "graph" in stored.files else None
+            lists = stored["engine"] if "engine" in stored.files else None
         if header["format"] != _FORMAT:
             raise ValueError(f"format {header['format']}")
         shape = (header["images"], -(-header["bits"] // 8))
@@ -232,10 +239,10 @@ def load(path: str | os.PathLike, model: DiscreteVAE | None = None) -> Index:
             f"{index.bits}; it must be searched with that model: name it, or make the index anew."
         )
     index.paths, index._parts = list(map(str, paths)), [codes]
-    if graph is not None:
-        engine = _faiss().deserialize_index_binary(graph)
+    if lists is not None:
+        engine = _faiss().deserialize_index_binary(lists)
         if engine.ntotal != len(index) or engine.d != 8 * codes.shape[1]:
-            raise ValueError(f"{path} is damaged (its graph is of {engine.ntotal} codes); make the index anew.")
+            raise ValueError(f"{path} is damaged (its lists are of {engine.ntotal} codes); make the index anew.")
         index._engine = engine
     return index
 
@@ -288,15 +295,15 @@ def extend(
             if progress is not None:
                 progress(begin + i + len(chunk), in_all)
             if time.monotonic() - saved > _SAVE_AFTER_SECONDS:
-                index.save(partial)
+                index._write(partial, engine=False)
                 saved = time.monotonic()
     except KeyboardInterrupt:
-        index.save(partial)
+        index._write(partial, engine=False)
         raise KeyboardInterrupt(
             f"stopped after {len(index) - before} images, which the same command goes on from"
         ) from None
     except ValueError as error:
-        index.save(partial)
+        index._write(partial, engine=False)
         raise OSError(f"{error} {len(index) - before} images are kept, which the same command goes on from") from None
     index.save(path)
     partial.unlink(missing_ok=True)
@@ -319,6 +326,24 @@ def encode(model: DiscreteVAE, images) -> tuple[np.ndarray, np.ndarray]:
         codes.append(model.latent.bits(model.latent.to_codes(q.mode()).numpy()))
         means.append(q.mean().numpy())
     return np.concatenate(codes), np.concatenate(means)
+
+
+def flat(codes: np.ndarray):
+    """FAISS's index of packed codes, uint8 (n, bytes), that compares a query with all of them."""
+    engine = _faiss().IndexBinaryFlat(8 * codes.shape[1])
+    engine.add(codes)
+    return engine
+
+
+def in_lists(codes: np.ndarray):
+    """FAISS's index of packed codes, uint8 (n, bytes), in lists of near ones."""
+    faiss, width = _faiss(), 8 * codes.shape[1]
+    lists = min(LISTS, max(1, len(codes) // _FEWEST_IN_A_LIST))
+    engine = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(width), width, lists)
+    engine.train(codes[:: max(1, len(codes) // _TO_LEARN_FROM)])
+    engine.nprobe = PROBES
+    engine.add(codes)
+    return engine
 
 
 def _expected(mean: np.ndarray, codes: np.ndarray) -> np.ndarray:
