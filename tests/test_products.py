@@ -437,7 +437,8 @@ def test_traversals(model, tmp_path):
         for code in np.unique(codes):
             own = features[codes[:, 0] == code]
             ends = np.tile(own.mean(0), (2, 1))
-            ends[:, feature] += [-2 * own[:, feature].std(), 2 * own[:, feature].std()]
+            spread = (own if len(own) >= 10 else features)[:, feature].std()
+            ends[:, feature] += [-2 * spread, 2 * spread]
             total += np.abs(np.subtract(*model.decode([[code]] * 2, ends))).sum()
         return total
 
@@ -448,6 +449,16 @@ def test_traversals(model, tmp_path):
     with pytest.raises(ValueError) as found:
         plotting.traversals(model, many, tmp_path / "b.png", feature=2)
     one_line(found, "traversals: feature is 2")
+
+
+def test_traversals_of_codes_that_one_image_has(tmp_path):
+    """The feature that the decoder does see changes most, though no two images of a code say how far it reaches."""
+    model = build(ProductLatent([BernoulliLatent(30), GaussianLatent(2)]))
+    many = np.random.default_rng(3).random((9, 3, 2, 1)).astype(np.float32)
+    assert len(np.unique(model.encode(many)[0], axis=0)) == 9
+    kernel = model.decoder.layers[0].kernel
+    kernel.assign(kernel * np.float32([1] * 30 + [0, 1])[:, None])
+    assert plotting.traversals(model, many, tmp_path / "a.png") == 1
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
@@ -583,13 +594,20 @@ def test_evaluation(model):
 
 @pytest.mark.all
 def test_two_replicas_step_as_one(apart):
-    (weights, losses), (weights_of_two, losses_of_two) = apart("hybrid_on_two_replicas", devices=2)
+    """Without clusters; and with them: the mixture after the Gaussians' epochs, and the epochs together."""
+    without, with_clusters = apart("hybrid_on_two_replicas", devices=2)
+    (weights, losses), (weights_of_two, losses_of_two) = without
     np.testing.assert_allclose(weights_of_two, weights, atol=1e-4)
+    np.testing.assert_allclose(losses_of_two, losses, rtol=1e-4)
+    (started_two, ended_two, losses_of_two), (started, ended, losses) = with_clusters
+    assert np.abs(ended - started).max() > 1e-3
+    np.testing.assert_allclose(started_two, started, atol=1e-4)
+    np.testing.assert_allclose(ended_two, ended, atol=1e-4)
     np.testing.assert_allclose(losses_of_two, losses, rtol=1e-4)
 
 
 @pytest.mark.all
-@pytest.mark.parametrize("name", ["fc_hvae", "cnn_hvae"])
+@pytest.mark.parametrize("name", ["fc_hvae", "cnn_hvae", "fc_hbvae"])
 def test_a_run_that_is_stopped_and_resumed(name, monkeypatch, tmp_path):
     """The best recipe on the digits, bit for bit as without the stop; and what the run reports of its categories."""
     settings = {"model": name, "dataset": "digits", "image_size": (8, 8), "latent_dim": (3, 2), "batch_size": 500}

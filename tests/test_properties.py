@@ -175,7 +175,7 @@ def test_any_model_of_the_zoo_encodes_decodes_and_is_saved(eagerly, name, shape,
     images = np.random.default_rng(0).uniform(size=(n, *shape)).astype(np.float32)
     codes, *features = encoded = parts_of(model.encode(images))
     assert codes.shape == (n, model.latent.code_units) and codes.dtype == model.latent.code_dtype
-    assert [each.shape for each in features] == [(n, 10)] * name.endswith("hvae")
+    assert [each.shape for each in features] == [(n, 10)] * name.endswith(("hvae", "hbvae"))
     decoded = model.decode(*encoded)
     assert decoded.shape == images.shape and ((decoded >= 0) & (decoded <= 1)).all()
     bounds = model.log_likelihood(images)

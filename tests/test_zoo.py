@@ -20,7 +20,7 @@ from tf_isvae import (
 )
 
 PAPERS = ["fc_bvae", "fc_cvae", "cnn_bvae", "cnn_cvae"]
-HYBRIDS = ["fc_hvae", "cnn_hvae"]
+HYBRIDS = ["fc_hvae", "cnn_hvae", "fc_hbvae"]
 NAMES = [*PAPERS, "fc_vae", *HYBRIDS]
 
 
@@ -61,7 +61,7 @@ def test_defaults_are_the_papers(name):
     assert zoo.build("cnn_bvae", (2, 2, 3), 3, likelihood="Gaussian:0.5").likelihood.scale == 0.5
 
 
-@pytest.mark.parametrize("name", HYBRIDS)
+@pytest.mark.parametrize("name", HYBRIDS[:2])
 def test_hybrids(name):
     latent = zoo.build(name, (5, 7, 3), "4x2").latent
     assert [(type(part), part.units) for part in latent.parts] == [(CategoricalLatent, 4), (GaussianLatent, 2)]
@@ -73,6 +73,21 @@ def test_hybrids(name):
     config = training.Config(model=name, epochs=6)
     assert (config.prior, config.warm_epochs) == ("clusters", 2)
     assert training.Config(model=name, prior="uniform").warm_epochs == 0
+
+
+def test_the_hybrid_of_bits():
+    latent = zoo.build("fc_hbvae").latent
+    assert [(type(part), part.units) for part in latent.parts] == [(BernoulliLatent, 40), (GaussianLatent, 10)]
+    model = zoo.build("fc_hbvae", (5, 7, 3), 4, seed=0)
+    assert estimators.name_of(model.estimator) == "Hybrid+DisARM:1"
+    codes, features = model.encode(np.zeros((3, 5, 7, 3), np.float32))
+    assert codes.shape == (3, 4) and features.shape == (3, 10)
+    assert model.decode(codes, features).shape == (3, 5, 7, 3)
+    config = training.Config(model="fc_hbvae", latent_dim="4x2")
+    assert (config.prior, config.warm_epochs) == ("uniform", 0)
+    assert (config.first_estimator, config.estimator) == ("Hybrid+ReinMax", "Hybrid+DisARM:1")
+    with pytest.raises(ValueError, match="recipe is 'hash'; it must be one of best, paper for the model fc_hbvae"):
+        training.Config(model="fc_hbvae", recipe="hash")  # search takes no bits that have Gaussians beside them
 
 
 @pytest.mark.parametrize("name", [*PAPERS, "fc_vae"])

@@ -38,9 +38,9 @@ def _categorical(latent_dim: int | tuple[int, int]) -> CategoricalLatent:
     return CategoricalLatent(categories, variables)
 
 
-def _hybrid(latent_dim: int | tuple[int, int]) -> ProductLatent:
-    categories, gaussians = recipes.categories_and_gaussians(latent_dim)
-    return ProductLatent([CategoricalLatent(categories), GaussianLatent(gaussians)])
+def _hybrid(discrete: type[Latent], latent_dim: int | tuple[int, int]) -> ProductLatent:
+    size, gaussians = recipes.discrete_and_gaussians(latent_dim)
+    return ProductLatent([discrete(size), GaussianLatent(gaussians)])
 
 
 # Of VaDE (arXiv:1611.05148). With the paper's one hidden layer, a mixture of Gaussians tells fewer digits apart
@@ -48,7 +48,7 @@ def _hybrid(latent_dim: int | tuple[int, int]) -> ProductLatent:
 _DEEP = (500, 500, 2000)
 
 # The paper's table 1; last, with the same networks, the conventional VAE of its sections 1 and 2, and the hybrids that
-# its section 7 hopes for, of which the dense one has deeper networks.
+# its section 7 hopes for, of which the dense one of categories has deeper networks.
 MODELS = {
     "fc_bvae": Row(
         latent=BernoulliLatent,
@@ -81,16 +81,22 @@ MODELS = {
         **recipes.MODELS["fc_vae"]._asdict(),
     ),
     "fc_hvae": Row(
-        latent=_hybrid,
+        latent=functools.partial(_hybrid, CategoricalLatent),
         encoder=functools.partial(networks.dense_encoder, hidden=_DEEP),
         decoder=functools.partial(networks.dense_decoder, hidden=_DEEP[::-1]),
         **recipes.MODELS["fc_hvae"]._asdict(),
     ),
     "cnn_hvae": Row(
-        latent=_hybrid,
+        latent=functools.partial(_hybrid, CategoricalLatent),
         encoder=networks.conv_encoder,
         decoder=networks.conv_decoder,
         **recipes.MODELS["cnn_hvae"]._asdict(),
+    ),
+    "fc_hbvae": Row(
+        latent=functools.partial(_hybrid, BernoulliLatent),
+        encoder=networks.dense_encoder,  # in deeper ones the Gaussians come first, and the bits stay idle
+        decoder=networks.dense_decoder,
+        **recipes.MODELS["fc_hbvae"]._asdict(),
     ),
 }
 
@@ -117,15 +123,15 @@ def build(
     without it, most categories are given up in the first epochs.
 
     Args:
-        name: fc_bvae, fc_cvae, cnn_bvae or cnn_cvae; fc_vae, whose latent is Gaussian; or fc_hvae or
-            cnn_hvae, whose latent has categories and Gaussians.
+        name: fc_bvae, fc_cvae, cnn_bvae or cnn_cvae; fc_vae, whose latent is Gaussian; fc_hvae or
+            cnn_hvae, whose latent has categories and Gaussians; or fc_hbvae, bits and Gaussians.
         image_shape: (H, W, C), any positive integers.
         latent_dim: the number of bits, categories or Gaussians; (24, 4) or "24x4" for 24 Categoricals of 4 categories.
             Default the paper's: 50 bits, 100 categories; or 50 Gaussians. Of a hybrid, "10x10", the default, is 10
-            categories with 10 Gaussians.
+            categories with 10 Gaussians; of fc_hbvae, "40x10", its default, 40 bits with 10 Gaussians.
         estimator: as `estimators.get` takes it: an object, or text such as "ARMS:4". Default DisARM() for bits,
             Enumerated() for categories (LeaveOneOut() beyond 4,096 codes), Reparameterized() for fc_vae,
-            Hybrid(LeaveOneOut()) for hybrids.
+            Hybrid(LeaveOneOut()) for hybrids, Hybrid(DisARM()) for that of bits.
         likelihood: as `likelihoods.get` takes it: an object, or text such as "Gaussian:0.1". Default
             `likelihoods.default`: Bernoulli() for images of 1 channel, DiscretizedLogistic("channel") for others.
         prior, kl_weight, distortion, hidden_pixels, seed: as for DiscreteVAE. (keras.utils.set_random_seed fixes the

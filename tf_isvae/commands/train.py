@@ -49,13 +49,15 @@ def _default(field: dataclasses.Field) -> str:
 
 
 def _of_recipe(field: dataclasses.Field, recipe: str, models: Iterable[str]) -> str:
-    """The setting of these models by a recipe: one text for all, or each with the models that have it."""
+    """The setting of these models by a recipe: one text if all have it, or each with the models that have it."""
     values = {}  # as written -> the models that have it
     for model in models:
         row = {"latent_dim": recipes.MODELS[model].latent_dim, **training.RECIPES[recipe][model]}
         if row.get(field.name) is not None:
             values.setdefault(_written(field, row[field.name]), []).append(model)
-    return ", ".join(f"{value} ({', '.join(models)})" if len(values) > 1 else value for value, models in values.items())
+    if list(values.values()) == [list(models)]:
+        return next(iter(values))
+    return ", ".join(f"{value} ({', '.join(having)})" for value, having in values.items())
 
 
 def _written(field: dataclasses.Field, value) -> str:

@@ -13,6 +13,10 @@ from tf_isvae.plotting import mosaics, png
 
 # Standard deviations to both sides, and categories that are shown: the commonest.
 _REACH, _ROWS = 2.0, 10
+# Fewer images of a code say little of how far its features reach: of 40 bits, nearly every image has a code of its own.
+_ENOUGH = 10
+# Codes of more entries are too long for a label.
+_LONGEST = 4
 
 
 def traversals(
@@ -26,7 +30,8 @@ def traversals(
     """Draws a row for each category, a column for each value of one feature; the others stay at their mean.
 
     Mean and standard deviation are those of the features of the images of that category, of which the feature runs
-    through two to both sides of the mean.
+    through two to both sides of the mean. (The standard deviation is that of all images, for a code that fewer than ten
+    images have: a code of many bits.)
 
     Args:
         model: a DiscreteVAE whose latent has discrete and continuous parts.
@@ -70,15 +75,14 @@ def traversals(
     def row(kind: int, feature: int, columns: int) -> np.ndarray:
         own = features[which == kind]
         path_of = np.tile(own.mean(axis=0), (columns, 1))
-        path_of[:, feature] += np.linspace(-_REACH, _REACH, columns) * own[:, feature].std()
+        spread = (own if len(own) >= _ENOUGH else features)[:, feature].std()
+        path_of[:, feature] += np.linspace(-_REACH, _REACH, columns) * spread
         return model.decode(np.tile(kinds[kind], (columns, 1)), path_of)
 
     if feature is None:
         change = [sum(np.abs(np.diff(row(kind, i, 2), axis=0)).sum() for kind in shown) for i in range(count)]
         feature = int(np.argmax(change))
-    rows = {
-        f"{', '.join(map(str, kinds[kind]))}: {sizes[kind] / len(codes):.1%}": row(kind, feature, columns)
-        for kind in shown
-    }
+    names = [", ".join(map(str, code)) if len(code) <= _LONGEST else f"code {i}" for i, code in enumerate(kinds)]
+    rows = {f"{names[kind]}: {sizes[kind] / len(codes):.1%}": row(kind, feature, columns) for kind in shown}
     mosaics.image_rows(rows, path, title)
     return feature
