@@ -26,7 +26,8 @@ def build(strategy, rate, **options):
 
 
 def fit(model, images, epochs, **arguments):
-    return model.fit(images, batch_size=len(images) // 2, epochs=epochs, shuffle=False, verbose=0, **arguments).history["loss"]
+    how = {"batch_size": len(images) // 2, "shuffle": False, "verbose": 0, **arguments}
+    return model.fit(images, epochs=epochs, **how).history["loss"]
 
 
 def flat(model):
