@@ -56,7 +56,8 @@ class Config:
     latent_dim: int | tuple[int, int] | None = setting(
         None,
         settings.Size(),
-        "bits, categories or Gaussians, or VARIABLESxCATEGORIES such as 24x4; of a hybrid, CATEGORIESxGAUSSIANS",
+        "bits, categories or Gaussians, or VARIABLESxCATEGORIES such as 24x4; of a hybrid, CATEGORIESxGAUSSIANS "
+        "or BITSxGAUSSIANS",
     )
     estimator: str | dict | None = setting(
         None,
