@@ -18,6 +18,7 @@ share of the machine's matrix-product rate; then the time LiteRT takes to encode
 
 import argparse
 import concurrent.futures
+import contextlib
 import functools
 import math
 import multiprocessing
@@ -120,7 +121,8 @@ def training_speed(row: Training, seconds: float) -> Speed:
                 self.model.stop_training = now > self.end
 
     if row.model == PROTOCOL:  # as in compare_estimators: products so small lose time between two threads
-        tf.config.threading.set_intra_op_parallelism_threads(1)
+        with contextlib.suppress(RuntimeError):  # TensorFlow has started already, outside of `apart`: its threads stay
+            tf.config.threading.set_intra_op_parallelism_threads(1)
     images = np.random.default_rng(0).integers(0, 256, (EPOCH // row.batch_size * row.batch_size, 28, 28, 1), np.uint8)
     binarize = "dynamic" if row.model == PROTOCOL else None
     data = datasets.load(images, batch_size=row.batch_size, seed=0, binarize=binarize)
