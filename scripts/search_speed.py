@@ -3,11 +3,12 @@
     python scripts/search_speed.py --codes 60000
     python scripts/search_speed.py --codes 10000000 --engines flat hnsw ivf --keep graph.faiss
 
-flat and ivf are the engines of tf_isvae.search, up to a million codes and beyond: all codes, and the 64 nearest of
-4,096 lists. hnsw is a graph, for comparison (Malkov & Yashunin, arXiv:1603.09320; 16 links, 64 candidates). Queries are
-codes of the collection in which each bit differs with a probability of 0.05. Recall: the share of the ten found that
-are as near as the tenth of all. Random codes have no neighbourhoods: an approximate engine finds less among them than
-among images. --keep writes the graph every few minutes; the same command goes on from there.
+flat and ivf are the engines of tf_isvae.search, up to a million codes and beyond: all codes, and the 64 nearest of up
+to 4,096 lists (fewer, if they would hold fewer than 40 codes each). hnsw is a graph, for comparison (Malkov & Yashunin,
+arXiv:1603.09320; 16 links, 64 candidates). Queries are codes of the collection in which each bit differs with a
+probability of 0.05. Recall: the share of the ten found that are as near as the tenth of all. Random codes have no
+neighbourhoods: an approximate engine finds less among them than among images. --keep writes the graph every few
+minutes; the same command goes on from there.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def make_parser() -> command_line.Parser:
     add("--codes", type=int, default=60_000, metavar="N", help="default 60000")
     add("--bits", type=int, default=50, metavar="N", help="of a code; default 50")
     add("--engines", nargs="+", choices=ENGINES, default=["flat", "ivf"], help="default flat ivf")
-    add("--keep", type=Path, help="a file for the graph")
+    add("--keep", type=Path, help="a file for the graph, hnsw")
     return parser
 
 
@@ -40,6 +41,8 @@ def prepare(arguments: argparse.Namespace) -> argparse.Namespace:
 
     checks.integer("--codes", arguments.codes, NEIGHBOURS)
     checks.integer("--bits", arguments.bits)
+    if hasattr(arguments, "keep") and "hnsw" not in arguments.engines:
+        raise ValueError(f"--keep is {arguments.keep}; it must be a file for the graph: add hnsw to --engines.")
     return arguments
 
 

@@ -1,10 +1,15 @@
 """Visual search: the index, its file, and the script."""
 
+import copy
 import os
+import pickle
 import shutil
+import sys
+import threading
 import zipfile
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from helpers import one_line
@@ -37,6 +42,13 @@ def index(model):
     return index
 
 
+@pytest.fixture
+def few_lists(monkeypatch):
+    """Indexes of more than 20 codes are in 9 lists, of which a search looks through one."""
+    for name, value in {"LARGEST_FLAT": 20, "LISTS": 9, "PROBES": 1, "_FEWEST_IN_A_LIST": 5}.items():
+        monkeypatch.setattr(search, name, value)
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory, model):
     """A folder of 50 images, and the model's file."""
@@ -54,6 +66,11 @@ def sorted_distances(distances, positions, neighbours):
     np.testing.assert_allclose(
         np.take_along_axis(distances, positions, 1), np.sort(distances, 1)[:, :neighbours], rtol=1e-5
     )
+
+
+def differing_bits(queries, codes):
+    """In how many bits packed codes differ: (queries, codes)."""
+    return np.unpackbits(queries[:, None] ^ codes[None], axis=-1).sum(-1)
 
 
 def test_hamming_distance(index):
@@ -93,6 +110,102 @@ def test_lists_hold_what_all_comparisons_find(index, monkeypatch, tmp_path, prob
         np.testing.assert_allclose(loaded.nearest(IMAGES[:6], neighbours, distance)[1], expected, rtol=1e-6)
     index.add(["one more"], IMAGES[:1])
     assert 50 in index.nearest(IMAGES[:1], 5)[0]
+
+
+def test_a_query_whose_list_is_empty(index, few_lists):
+    """All codes are in the list of zeros. Only the query of ones is searched for again, in all lists."""
+    quantizer = faiss.IndexBinaryFlat(16)
+    quantizer.add(np.array([[0, 0], [255, 255]], np.uint8))
+    index._parts, index._engine = [np.zeros((50, 2), np.uint8)], faiss.IndexBinaryIVF(quantizer, 16, 2)
+    index._engine.is_trained = True
+    index._engine.add(index.codes)
+    before = faiss.cvar.indexIVF_stats.nq
+    queries = np.array([[0, 0], [255, 255], [0, 0]], np.uint8)
+    positions, distances = index._search(queries, 5)
+    np.testing.assert_array_equal(distances, np.repeat([[0], [16], [0]], 5, 1))
+    assert all(len(set(row)) == 5 and min(row) >= 0 and max(row) < 50 for row in positions.tolist())
+    assert faiss.cvar.indexIVF_stats.nq - before == 3 + 1
+
+
+@pytest.mark.parametrize("width", range(1, 18))
+def test_distances_in_lists_are_those_of_the_codes_found(index, few_lists, monkeypatch, width):
+    """For codes of 1 to 17 bytes: FAISS compares codes of different widths by different loops."""
+    rng = np.random.default_rng(width)
+    codes = rng.integers(0, 256, (400, width), dtype=np.uint8)
+    queries = codes[:30] ^ np.packbits(rng.random((30, 8 * width)) < 0.1, axis=1)
+    index.paths, index._parts = [str(i) for i in range(400)], [codes]
+    truth = differing_bits(queries, codes)
+    for probes in (1, 3, 9):
+        monkeypatch.setattr(search, "PROBES", probes)
+        positions, distances = index._search(queries, 7)
+        np.testing.assert_array_equal(distances, np.take_along_axis(truth, positions, 1))
+        assert all(len(set(row)) == 7 for row in positions.tolist())
+    np.testing.assert_array_equal(distances, np.sort(truth, 1)[:, :7])
+
+
+def test_added_codes_go_into_the_lists_that_are_there(index, few_lists, monkeypatch):
+    index.nearest(IMAGES[:1], 1)
+    engine = index._engine
+    images = np.where(np.random.default_rng(1).random((30, *SHAPE)) < 0.5, 0.2, 0.8)
+    for i in (0, 15):
+        index.add([f"more {j}" for j in range(i, i + 15)], images[i : i + 15])
+    assert index._engine is engine and engine.ntotal == len(index) == 80
+    monkeypatch.setattr(search, "PROBES", 9)
+    truth = differing_bits(np.packbits(search.encode(index.model, images)[0].astype(np.uint8), axis=1), index.codes)
+    positions, distances = index.nearest(images, 6)
+    sorted_distances(truth, positions, 6)
+    np.testing.assert_array_equal(np.take_along_axis(truth, positions, 1), distances)
+    index.remove(["more 3"])
+    assert index._engine is None
+
+
+def test_lists_are_made_when_there_are_enough_codes(index, few_lists, monkeypatch):
+    """The flat engine is not kept beyond its limit."""
+    monkeypatch.setattr(search, "LARGEST_FLAT", 50)
+    index.nearest(IMAGES[:1], 1)
+    assert type(index._engine).__name__ == "IndexBinaryFlat"
+    index.add(["one more"], IMAGES[:1])
+    index.nearest(IMAGES[:1], 1)
+    assert type(index._engine).__name__ == "IndexBinaryIVF" and index._engine.ntotal == 51
+
+
+def test_threads_that_search_at_once(index, monkeypatch):
+    """One makes the lists, and none looks through as many as another has set."""
+    for name, value in {"LARGEST_FLAT": 20, "LISTS": 64, "PROBES": 1}.items():
+        monkeypatch.setattr(search, name, value)
+    made, make = [], search.in_lists
+    monkeypatch.setattr(search, "in_lists", lambda codes: made.append(make(codes)) or made[-1])
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (20_000, 2), dtype=np.uint8)
+    index.paths, index._parts = [str(i) for i in range(len(codes))], [codes]
+    begin, looked_through = threading.Barrier(4), []
+
+    def run(neighbours):
+        faiss.omp_set_num_threads(1)  # of this thread: or they wait for each other's, most of the time
+        begin.wait()
+        for _ in range(50):
+            looked_through.append((neighbours, index._search(codes[:1], neighbours)[1].tolist()))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=run, args=(neighbours,)) for neighbours in (300, 3000, 300, 3000)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(made) == 1 and len(looked_through) == 200
+    alone = {neighbours: index._search(codes[:1], neighbours)[1].tolist() for neighbours in (300, 3000)}
+    assert alone[300] != alone[3000][0][:300]  # or the next line could not tell
+    assert all(distances == alone[neighbours] for neighbours, distances in looked_through)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda index: pickle.loads(pickle.dumps(index))])
+def test_an_index_that_was_searched_can_be_copied(index, duplicate):
+    expected = index.nearest(IMAGES[:3], 5)[1]
+    np.testing.assert_array_equal(duplicate(index).nearest(IMAGES[:3], 5)[1], expected)
 
 
 def test_removing(index):
@@ -137,6 +250,37 @@ def test_a_damaged_or_foreign_index_is_refused(index, model, tmp_path, damage):
     assert "pickle" not in str(error.value)  # which NumPy recommends for what is no archive
 
 
+@pytest.mark.parametrize("kind", ["flat", "short", "noise"])
+def test_damaged_lists_are_refused(index, few_lists, tmp_path, kind):
+    path = tmp_path / "an.index"
+    index._engine = search.flat(index.codes) if kind == "flat" else search.in_lists(index.codes[:40])
+    index.save(path)
+    if kind == "noise":
+        with np.load(path) as stored:
+            arrays = {**stored, "engine": np.arange(90, dtype=np.uint8)}
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
+    with pytest.raises(ValueError) as error:
+        search.load(path, index.model)
+    one_line(error, path, "is damaged", "an index that search.py index wrote")
+
+
+def test_lists_are_not_loaded_where_all_codes_are_compared(index, few_lists, monkeypatch, tmp_path):
+    exact = differing_bits(index.codes, index.codes)
+    index.save(tmp_path / "an.index")
+    monkeypatch.setattr(search, "LARGEST_FLAT", 50)
+    loaded = search.load(tmp_path / "an.index", index.model)
+    np.testing.assert_array_equal(loaded.nearest(IMAGES, 3)[1], np.sort(exact, 1)[:, :3])
+
+
+def test_lists_without_faiss(index, few_lists, monkeypatch, tmp_path):
+    index.save(tmp_path / "an.index")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError) as error:
+        search.load(tmp_path / "an.index", index.model)
+    one_line(error, "pip install faiss-cpu")
+
+
 def test_an_index_without_images(model):
     with pytest.raises(ValueError) as error:
         search.Index(model, "a model").nearest(IMAGES, neighbours=1)
@@ -169,6 +313,24 @@ def test_stopped_and_going_on(model, photos, tmp_path, monkeypatch):
     np.testing.assert_array_equal(search.load(to, model).codes, whole.codes)
     # What is in the index already is not added again.
     assert search.extend(index, files[:3], to) == 0
+
+
+def test_stopped_while_lists_are_made(model, photos, few_lists, tmp_path, monkeypatch):
+    """All images are kept, before the lists are begun; the same call reads none again."""
+    files, to, partial = datasets.image_files(photos / "images"), tmp_path / "an.index", tmp_path / ".an.index.partial"
+
+    def stop(codes):
+        assert search.load(partial, model).paths == files  # if the process were killed now
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "in_lists", stop)
+        with pytest.raises(KeyboardInterrupt, match="stopped after 50 images"):
+            search.extend(search.Index(model, "a model"), files, to)
+    assert list(tmp_path.iterdir()) == [partial]
+    monkeypatch.setattr(datasets, "read_images", None)
+    assert search.extend(search.Index(model, "a model"), files, to) == 50
+    assert list(tmp_path.iterdir()) == [to] and search.load(to, model)._engine.ntotal == 50
 
 
 def test_a_broken_image_leaves_what_was_done(model, photos, tmp_path, monkeypatch):
@@ -282,3 +444,6 @@ def test_the_script_of_speed(script, tmp_path):
     status, output, errors = script("search_speed.py", "--codes", 9)
     assert (status, output) == (2, "")
     one_line(errors, "--codes is 9")
+    status, output, errors = script("search_speed.py", "--engines", "flat", "ivf", "--keep", "other.faiss")
+    assert (status, output) == (2, "")
+    one_line(errors, "--keep is other.faiss", "--engines", "hnsw")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -43,6 +44,8 @@ _FEWEST_CANDIDATES = 1000  # whose expected distance is computed if the codes ar
 
 class Index:
     """Codes of images, packed into whole bytes, and the paths of the images.
+
+    Threads may search it at once, but not while one of them adds or removes images.
 
     Args:
         model: a DiscreteVAE whose latent has bits.
@@ -77,6 +80,13 @@ class Index:
         self.paths: list[str] = []
         self._parts = [np.empty((0, -(-self.bits // 8)), np.uint8)]
         self._engine = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_engine": None, "_lock": None}  # which cannot be copied
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -87,16 +97,19 @@ class Index:
         return self._parts[0]
 
     def add(self, paths: Sequence[str], images) -> None:
-        """Adds images (n, H, W, C) in [0, 1] under these n paths.
+        """Adds images (n, H, W, C) in [0, 1] under these n paths. If there are lists, they are kept, and get the codes.
 
         Raises ValueError if the images are not as described, or there are not as many paths.
         """
         if len(paths) != len(images):
             raise ValueError(f"paths are {len(paths)}; they must be {len(images)}, one for each image.")
-        codes = encode(self.model, images)[0]
-        self._parts.append(np.packbits(codes.astype(np.uint8), axis=1))
+        codes = np.packbits(encode(self.model, images)[0].astype(np.uint8), axis=1)
+        engine, self._engine = self._engine if len(self) > LARGEST_FLAT else None, None  # none, if stopped meanwhile
+        self._parts.append(codes)
         self.paths += map(str, paths)
-        self._engine = None
+        if engine is not None:
+            engine.add(codes)
+            self._engine = engine
 
     def remove(self, paths: Sequence[str]) -> int:
         """Removes the images of these paths, and all below a path that is a folder; returns how many there were.
@@ -156,14 +169,18 @@ class Index:
         return np.stack(positions), np.stack(distances)
 
     def _search(self, packed: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
-        engine = self._ready_engine()
-        if len(self) > LARGEST_FLAT:
-            lists = engine.nlist
-            engine.nprobe = min(lists, max(PROBES, -(-4 * neighbours * lists // len(self))))
+        with self._lock:  # how many lists it looks through is set in the engine, which the threads share
+            engine = self._ready_engine()
+            if len(self) > LARGEST_FLAT:
+                lists = engine.nlist
+                engine.nprobe = min(lists, max(PROBES, -(-4 * neighbours * lists // len(self))))
+                distances, positions = engine.search(packed, neighbours)
+                few = (positions < 0).any(axis=1)  # the lists of these queries held too few
+                if few.any():
+                    engine.nprobe = lists
+                    distances[few], positions[few] = engine.search(packed[few], neighbours)
+                return positions, distances
         distances, positions = engine.search(packed, neighbours)
-        if positions.min() < 0:  # the lists of some query held too few
-            engine.nprobe = engine.nlist
-            distances, positions = engine.search(packed, neighbours)
         return positions, distances
 
     def _ready_engine(self):
@@ -200,6 +217,7 @@ def load(path: str | os.PathLike, model: DiscreteVAE | None = None) -> Index:
     Raises:
         FileNotFoundError: there is no such file, or no model of that name.
         ValueError: the file is damaged or of another kind, or the model is not the one that made the codes.
+        ImportError: the codes are in lists, and FAISS is not installed.
 
     Example:
         >>> model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=30)
@@ -217,13 +235,18 @@ def load(path: str | os.PathLike, model: DiscreteVAE | None = None) -> Index:
     try:
         with np.load(path, allow_pickle=False) as stored:
             header, paths, codes = _from_bytes(stored["header"]), _from_bytes(stored["paths"]), stored["codes"]
-            lists = stored["engine"] if "engine" in stored.files else None
+            lists = stored["engine"] if "engine" in stored.files and len(codes) > LARGEST_FLAT else None
         if header["format"] != _FORMAT:
             raise ValueError(f"format {header['format']}")
         shape = (header["images"], -(-header["bits"] // 8))
         if codes.shape != shape or codes.dtype != np.uint8 or len(paths) != len(codes):
             raise ValueError(f"{len(paths)} paths and codes of shape {codes.shape}, not {shape}")
-    except PermissionError:
+        engine = None if lists is None else _faiss().deserialize_index_binary(lists)
+        if engine is not None:
+            found = (type(engine).__name__, engine.ntotal, engine.d)
+            if found != ("IndexBinaryIVF", len(codes), 8 * codes.shape[1]):
+                raise ValueError(f"its lists are {found}")
+    except (PermissionError, ImportError):
         raise
     except Exception as error:  # a damaged file may fail anywhere in zipfile, NumPy and json
         reason = " ".join(str(error).split())[:200]
@@ -238,12 +261,7 @@ def load(path: str | os.PathLike, model: DiscreteVAE | None = None) -> Index:
             f"{path} was made by another model of {header['bits']} bits, {name} as it was then, and this one has "
             f"{index.bits}; it must be searched with that model: name it, or make the index anew."
         )
-    index.paths, index._parts = list(map(str, paths)), [codes]
-    if lists is not None:
-        engine = _faiss().deserialize_index_binary(lists)
-        if engine.ntotal != len(index) or engine.d != 8 * codes.shape[1]:
-            raise ValueError(f"{path} is damaged (its lists are of {engine.ntotal} codes); make the index anew.")
-        index._engine = engine
+    index.paths, index._parts, index._engine = list(map(str, paths)), [codes], engine
     return index
 
 
@@ -297,6 +315,9 @@ def extend(
             if time.monotonic() - saved > _SAVE_AFTER_SECONDS:
                 index._write(partial, engine=False)
                 saved = time.monotonic()
+        if len(index) > LARGEST_FLAT:
+            index._write(partial, engine=False)  # before the minutes that lists take
+        index.save(path)
     except KeyboardInterrupt:
         index._write(partial, engine=False)
         raise KeyboardInterrupt(
@@ -305,7 +326,6 @@ def extend(
     except ValueError as error:
         index._write(partial, engine=False)
         raise OSError(f"{error} {len(index) - before} images are kept, which the same command goes on from") from None
-    index.save(path)
     partial.unlink(missing_ok=True)
     return len(index) - before
 
