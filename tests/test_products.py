@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.stats
+import sklearn.mixture
 import tensorflow as tf
 import test_training
 from helpers import one_line, same_run
@@ -406,6 +407,66 @@ def test_a_warm_start():
     model.fit(images, epochs=3, initial_epoch=2, callbacks=[first, start, look], verbose=0)
     assert phases == [Phase(estimator=first.estimator)]
     assert np.abs(model.prior.get_weights()[1] - kept[1]).max() < 1  # trained on, not started again
+    # Another training of what is trained: nothing waits.
+    del phases[:]
+    model.fit(images, epochs=3, callbacks=[start, look], verbose=0)
+    assert phases == 3 * [Phase()]
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("stops", [[3], [1, 3], [2, 3]], ids=str)
+def test_a_first_estimator_beside_a_warm_start(stops):
+    """From the first epoch: the Gaussians alone, then the first estimator, then the model's own; resumed, the same."""
+    first = callbacks.FirstEstimator("Hybrid+ReinMax", epochs=2)
+    alone = Phase(first.estimator, categories_wait=True, distortion=0.1)
+    expected = [alone, Phase(first.estimator), Phase()]
+    model, images, *_ = of_two_pixels()
+    model.compile(keras.optimizers.Adam(1e-2))
+    phases, begin = [], 0
+    look = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: phases.append(model.phase))
+    for end in stops:
+        given = [first, callbacks.WarmStart(images, epochs=1), look]
+        model.fit(images, initial_epoch=begin, epochs=end, callbacks=given, verbose=0)
+        begin = end
+    assert phases == expected
+
+
+def test_a_warm_start_that_fails_leaves_nothing_behind():
+    """Nor does one that finds the prior set by hand go on to wait."""
+    model, images, *_ = of_two_pixels()
+    model.compile(keras.optimizers.Adam(1e-2))
+
+    def fail(epoch, logs):
+        assert model.phase.categories_wait
+        raise ZeroDivisionError
+
+    look = keras.callbacks.LambdaCallback(on_epoch_end=fail)
+    with pytest.raises(ZeroDivisionError):
+        model.fit(images, epochs=3, callbacks=[callbacks.WarmStart(images, epochs=2), look], verbose=0)
+    assert model.phase == Phase()
+
+    def start_by_hand(epoch, logs):
+        model.prior.start(np.ones(3) / 3, np.eye(3)[:, :2], np.stack(3 * [np.eye(2)]))
+
+    phases = []
+    look = keras.callbacks.LambdaCallback(lambda epoch, logs: phases.append(model.phase), start_by_hand)
+    given = [callbacks.WarmStart(images, epochs=2, distortion=None), look]
+    model.fit(images, epochs=2, callbacks=given, verbose=0)
+    assert phases == [Phase(categories_wait=True), Phase()]
+
+
+def test_few_components_get_no_more_starts_than_ten(monkeypatch):
+    model, images, *_ = of_two_pixels()
+    seeds = []
+
+    class Counted(sklearn.mixture.GaussianMixture):
+        def fit(self, data):
+            seeds.append(self.random_state)
+            return super().fit(data)
+
+    monkeypatch.setattr(sklearn.mixture, "GaussianMixture", Counted)
+    fit_clusters(model, images[:60])
+    assert seeds == list(range(16))
 
 
 def test_what_a_warm_start_refuses():
@@ -451,14 +512,21 @@ def test_traversals(model, tmp_path):
     one_line(found, "traversals: feature is 2")
 
 
-def test_traversals_of_codes_that_one_image_has(tmp_path):
-    """The feature that the decoder does see changes most, though no two images of a code say how far it reaches."""
+def test_traversals_of_codes_that_one_image_has(tmp_path, monkeypatch):
+    """The feature that the decoder does see changes most, though no two images of a code say how far it reaches.
+
+    A row says which code it is.
+    """
     model = build(ProductLatent([BernoulliLatent(30), GaussianLatent(2)]))
     many = np.random.default_rng(3).random((9, 3, 2, 1)).astype(np.float32)
     assert len(np.unique(model.encode(many)[0], axis=0)) == 9
     kernel = model.decoder.layers[0].kernel
     kernel.assign(kernel * np.float32([1] * 30 + [0, 1])[:, None])
+    drawn, draw = [], plotting.mosaics.image_rows
+    monkeypatch.setattr(plotting.mosaics, "image_rows", lambda rows, *rest: drawn.append(rows) or draw(rows, *rest))
     assert plotting.traversals(model, many, tmp_path / "a.png") == 1
+    codes = {"".join(map(str, code)) + ": 11.1%" for code in model.encode(many)[0]}
+    assert set(drawn[0]) == codes
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------

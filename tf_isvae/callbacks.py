@@ -24,8 +24,8 @@ class _FirstEpochs(keras.callbacks.Callback):
         """Epochs."""
         return self.epochs if self.epochs >= 1 else self.epochs * self.params["epochs"]
 
-    def _enter(self, epoch: int, **differences) -> None:
-        """Lets the model's phase differ so in the first epochs, and no more from then on."""
+    def _enter(self, epoch: float, **differences) -> None:
+        """The model's phase differs so if `epoch` is one of the first, and if not, no more."""
         if epoch >= self.duration:
             differences = {name: getattr(Phase(), name) for name in differences}
         self.model.enter(dataclasses.replace(self.model.phase, **differences))
@@ -148,7 +148,8 @@ class WarmStart(_FirstEpochs):
     of z is drawn from the prior, whatever the image: the decoder learns to do without it, and the Gaussians are those
     of a VAE. The encoder sees distorted images then, which leaves little but shape for the Gaussians to tell. After
     that, `fit_clusters` sets prior and categories from a mixture of Gaussians, and all train together, on images as
-    they are. A resumed run goes on as it should. (Jiang et al. 2016, arXiv:1611.05148, start so, without distortion.)
+    they are. A resumed run goes on as it should. A model whose prior has been set or trained already is not started
+    again: this does nothing then. (Jiang et al. 2016, arXiv:1611.05148, start so, without distortion.)
 
     Args:
         images: for `fit_clusters`: an array, a tf.data.Dataset of batches, or a function that returns one of these.
@@ -179,8 +180,9 @@ class WarmStart(_FirstEpochs):
         self.model.prior.check_is_clusters("WarmStart")
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._enter(epoch, categories_wait=True, distortion=self.distortion)
-        if epoch >= self.duration and self.model.prior.untouched:
+        untouched = self.model.prior.untouched
+        self._enter(epoch if untouched else math.inf, categories_wait=True, distortion=self.distortion)
+        if untouched and epoch >= self.duration:
             images = self.images() if callable(self.images) else self.images
             fitting.fit_clusters(self.model, images, seed=self.seed)
 

@@ -91,8 +91,8 @@ def fit_clusters(
     Args:
         model: a DiscreteVAE with the prior "clusters", whose encoder ends with a Dense layer.
         images: (n, H, W, C) in [0, 1], or a tf.data.Dataset of batches, which is read once.
-        starts: how many starts of the mixture; default 16 with ten components, and fewer the more there are, one
-            with a hundred: all of them then take about as long.
+        starts: how many starts of the mixture; default 16 with ten components or fewer, and fewer the more there are,
+            one with a hundred: all of them then take about as long.
         distortion: of the images whose categories are compared, as of DiscreteVAE.
         seed: an integer from 0 to 2^31 - 1 that fixes starts and distortions.
 
@@ -152,7 +152,7 @@ def fit_clusters(
     mixture = max(
         (
             GaussianMixture(**settings, init_params=ways[i % 2], random_state=seed + i).fit(means[:_FITTED])
-            for i in range(max(1, 160 // len(codes)) if starts is None else starts)
+            for i in range(min(16, max(1, 160 // len(codes))) if starts is None else starts)
         ),
         key=agreement,
     )

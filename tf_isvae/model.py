@@ -203,14 +203,14 @@ class DiscreteVAE(_private_apis.BuildsOnlyTheOptimizer, keras.Model):
         posterior = self.latent.posterior(self.latent.undecided(eta) if self.phase.categories_wait else eta)
         annealing, rest = self.latent.annealed(posterior, self.kl_annealing)
         estimate, kl, losses = objective.training_terms(
-            self.phase,
-            functools.partial(self._estimate, training=True),
-            self.latent,
-            self.prior,
-            posterior,
-            self.log_likelihood_of(images, training=True),
-            seed,
-            self.kl_weight * annealing,
+            phase=self.phase,
+            estimate=functools.partial(self._estimate, training=True),
+            latent=self.latent,
+            prior=self.prior,
+            posterior=posterior,
+            log_likelihood=self.log_likelihood_of(images, training=True),
+            seed=seed,
+            kl_weight=self.kl_weight * annealing,
         )
         return estimate, kl, losses if rest is None else losses + self.kl_weight * rest
 

@@ -2,8 +2,7 @@
 
     loss = -E_q[ln p(x|z)] + KL(q(z|x) || p(z)), nats per image
 
-An estimator makes the first term, with the gradient; the second has a closed form, or joins the first. `Estimate` here
-is a function from (posterior, function of z, seed) to what an estimator gives.
+An estimator makes the first term, with the gradient; the second has a closed form, or joins the first.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import tensorflow as tf
 
 from tf_isvae import estimators, latents, posteriors, priors
 
-Estimate = Callable[[object, estimators.LogLikelihood, tf.Tensor], estimators.Estimate]
+# From (posterior, function of z, seed) to what an estimator gives.
+Estimating = Callable[[object, estimators.LogLikelihood, tf.Tensor], estimators.Estimate]
 
 # While categories wait, only noise is asked of what is discrete: one decoder evaluation an image.
 GAUSSIANS_ALONE = estimators.Hybrid(estimators.ImportanceSampling())
@@ -58,7 +58,7 @@ def estimated(
 
 
 def terms(
-    estimate: Estimate,
+    estimate: Estimating,
     prior: priors.Prior,
     posterior,
     log_likelihood: estimators.LogLikelihood,
@@ -73,16 +73,16 @@ def terms(
     joint = estimate(posterior, function, seed)
     if kl is not None:
         return joint, kl
-    # KL = -H(q) - E_q[ln p(z)]. The gradient of its second part comes from the estimator, within the surrogate; its
-    # value from the estimator too, which takes the same samples for the same seed.
+    # The gradient of E_q[ln p(z)] comes from the estimator, within the surrogate; its value from the estimator too,
+    # which takes the same samples for the same seed.
     log_prior = tf.stop_gradient(estimate(posterior, prior.log_prob, seed).value)
-    kl = posteriors.of(posterior).negative_entropy() - log_prior
-    return estimators.Estimate(joint.value - kl_weight * log_prior, joint.surrogate), kl
+    return estimators.Estimate(joint.value - kl_weight * log_prior, joint.surrogate), _kl(posterior, log_prior)
 
 
 def training_terms(
+    *,
     phase: Phase,
-    estimate: Estimate,
+    estimate: Estimating,
     latent: latents.Latent,
     prior: priors.Prior,
     posterior,
@@ -104,6 +104,9 @@ def training_terms(
         return value, own_kl, losses
     log_prior = prior.log_prob(tf.stop_gradient(posterior.sample(seed=seed)))
     kl = prior.kl(posterior)
-    if kl is None:
-        kl = posteriors.of(posterior).negative_entropy() - log_prior
-    return value, kl, losses - log_prior
+    return value, _kl(posterior, log_prior) if kl is None else kl, losses - log_prior
+
+
+def _kl(posterior, log_prior: tf.Tensor) -> tf.Tensor:
+    """KL (batch,) without a closed form: -H(q) - E_q[ln p(z)], from an estimate of the second."""
+    return posteriors.of(posterior).negative_entropy() - log_prior

@@ -34,6 +34,28 @@ def matmul_rate(dtype: str, size: int = 2048) -> float:
     return 2 * size**3 / best
 
 
+def one_thread_an_operation() -> bool:
+    """Lets TensorFlow run several operations at a time instead of splitting each over the cores.
+
+    For small networks, whose products lose time when they are split. TensorFlow takes it before its first operation
+    only.
+
+    Returns:
+        Whether it was in time. If not, the threads stay as they are.
+
+    Example:
+        >>> from tf_isvae import speed
+        >>> ready = keras.ops.zeros(1)  # an operation
+        >>> speed.one_thread_an_operation()
+        False
+    """
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+    except RuntimeError:
+        return False
+    return True
+
+
 def multiplications(network: keras.Model) -> list[int]:
     """Multiply-adds of each layer's forward pass for one image, first layer first.
 

@@ -51,7 +51,7 @@ _DEEP = (500, 500, 2000)
 _DEEPER_DECODER = (512, 1024)
 
 # The paper's table 1; last, with the same networks, the conventional VAE of its sections 1 and 2, and the hybrids that
-# its section 7 hopes for, of which the dense ones have deeper networks.
+# its section 7 hopes for: `fc_hvae` with deeper networks, `fc_hbvae` with a deeper decoder.
 MODELS = {
     "fc_bvae": Row(
         latent=BernoulliLatent,

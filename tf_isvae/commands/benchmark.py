@@ -18,7 +18,6 @@ share of the machine's matrix-product rate; then the time LiteRT takes to encode
 
 import argparse
 import concurrent.futures
-import contextlib
 import functools
 import math
 import multiprocessing
@@ -102,7 +101,6 @@ def training_speed(row: Training, seconds: float) -> Speed:
     """Of `model.fit`, in the fastest of the epochs that begin within so many seconds."""
     import keras
     import numpy as np
-    import tensorflow as tf
 
     from tf_isvae import datasets, speed
 
@@ -120,9 +118,8 @@ def training_speed(row: Training, seconds: float) -> Speed:
                 self.best = min(self.best, now - self.began)
                 self.model.stop_training = now > self.end
 
-    if row.model == PROTOCOL:  # as in compare_estimators: products so small lose time between two threads
-        with contextlib.suppress(RuntimeError):  # TensorFlow has started already, outside of `apart`: its threads stay
-            tf.config.threading.set_intra_op_parallelism_threads(1)
+    if row.model == PROTOCOL and not speed.one_thread_an_operation():  # as in compare_estimators
+        print("TensorFlow has started already: the field's protocol has its threads as they are.", file=sys.stderr)
     images = np.random.default_rng(0).integers(0, 256, (EPOCH // row.batch_size * row.batch_size, 28, 28, 1), np.uint8)
     binarize = "dynamic" if row.model == PROTOCOL else None
     data = datasets.load(images, batch_size=row.batch_size, seed=0, binarize=binarize)

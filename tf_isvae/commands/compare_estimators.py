@@ -18,7 +18,6 @@ With --categorical, the protocol of Liu et al. 2023: many Categorical variables,
 """
 
 import argparse
-import contextlib
 import math
 import time
 from pathlib import Path
@@ -264,9 +263,7 @@ def draw(results: dict[str, list[dict]], path: Path) -> None:
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[argparse.Namespace, Protocol]:
-    import tensorflow as tf
-
-    from tf_isvae import checks, estimators
+    from tf_isvae import checks, estimators, speed
 
     checks.integer("--seed", arguments.seed, 0)
     checks.positive("--learning-rate", arguments.learning_rate)
@@ -277,10 +274,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[argparse.Namespace, Protocol
             f"--steps is {arguments.steps}; it must be a multiple of --evaluate-every, {arguments.evaluate_every}."
         )
     shared = protocol(arguments.categorical)
-    # These products are small: to run several operations at a time is faster than to split each over the cores.
-    # TensorFlow refuses this if it has started already, for another program in this process: its threads stay.
-    with contextlib.suppress(RuntimeError):
-        tf.config.threading.set_intra_op_parallelism_threads(1)
+    speed.one_thread_an_operation()  # if TensorFlow has started, for another program in this process, steps take longer
     latent = make_latent(shared)
     for text in arguments.estimators:  # a wrong name is refused before hours of the right ones
         estimators.get(text).check(latent.prior())

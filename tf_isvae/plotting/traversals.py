@@ -15,8 +15,6 @@ from tf_isvae.plotting import mosaics, png
 _REACH, _ROWS = 2.0, 10
 # Fewer images of a code say little of how far its features reach: of 40 bits, nearly every image has a code of its own.
 _ENOUGH = 10
-# Codes of more entries are too long for a label.
-_LONGEST = 4
 
 
 def traversals(
@@ -29,9 +27,9 @@ def traversals(
 ) -> int:
     """Draws a row for each category, a column for each value of one feature; the others stay at their mean.
 
-    Mean and standard deviation are those of the features of the images of that category, of which the feature runs
-    through two to both sides of the mean. (The standard deviation is that of all images, for a code that fewer than ten
-    images have: a code of many bits.)
+    Each row is labelled with its code and the share of the images that have it. Mean and standard deviation are those
+    of the features of these images; the feature runs through two standard deviations to both sides of its mean. (The
+    standard deviation is that of all images, for a code that fewer than ten images have: a code of many bits.)
 
     Args:
         model: a DiscreteVAE whose latent has discrete and continuous parts.
@@ -82,7 +80,11 @@ def traversals(
     if feature is None:
         change = [sum(np.abs(np.diff(row(kind, i, 2), axis=0)).sum() for kind in shown) for i in range(count)]
         feature = int(np.argmax(change))
-    names = [", ".join(map(str, code)) if len(code) <= _LONGEST else f"code {i}" for i, code in enumerate(kinds)]
-    rows = {f"{names[kind]}: {sizes[kind] / len(codes):.1%}": row(kind, feature, columns) for kind in shown}
+    rows = {f"{_label(kinds[kind])}: {sizes[kind] / len(codes):.1%}": row(kind, feature, columns) for kind in shown}
     mosaics.image_rows(rows, path, title)
     return feature
+
+
+def _label(code: np.ndarray) -> str:
+    """The entries of a code, by which it is found again; many of one digit each, such as bits, without commas."""
+    return ("" if len(code) > 4 and code.max() < 10 else ", ").join(map(str, code))
