@@ -525,8 +525,13 @@ def test_traversals_of_codes_that_one_image_has(tmp_path, monkeypatch):
     drawn, draw = [], plotting.mosaics.image_rows
     monkeypatch.setattr(plotting.mosaics, "image_rows", lambda rows, *rest: drawn.append(rows) or draw(rows, *rest))
     assert plotting.traversals(model, many, tmp_path / "a.png") == 1
-    codes = {"".join(map(str, code)) + ": 11.1%" for code in model.encode(many)[0]}
-    assert set(drawn[0]) == codes
+    assert set(drawn[0]) == {"".join(map(str, code)) + ": 11.1%" for code in model.encode(many)[0]}
+    model = build(ProductLatent([CategoricalLatent(12, 5), GaussianLatent(2)]))
+    codes = model.encode(many)[0]
+    plotting.traversals(model, many, tmp_path / "a.png")
+    assert codes.max() > 9 and {label.partition(":")[0] for label in drawn[1]} == {
+        ", ".join(map(str, c)) for c in codes
+    }
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------

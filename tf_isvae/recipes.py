@@ -88,8 +88,8 @@ _BITS = {**_BEST, "batch_size": 256, "schedule": "cosine", "start_at_mean": True
 # Tuned for retrieval on held-out training images (docs/guides/search.md has the figures), not for the likelihood.
 _HASH = {**_BITS, "kl_weight": 0.3, "distortion": 0.1, "epochs": 25}
 _ANNEALED = {**_BEST, "schedule": "cosine", "kl_start": 30.0}
-# For bits that have Gaussians beside them: callbacks.FirstEstimator, and a share of the pixels hidden from the encoder,
-# with which a few more of the bits are used (docs/hybrid.md).
+# For bits that have Gaussians beside them: callbacks.FirstEstimator, and a share of the pixels hidden from the encoder
+# (docs/hybrid.md).
 _FAST_FIRST = {"first_estimator": "Hybrid+ReinMax", "hidden_pixels": 0.1}
 # The Gaussians first, alone (callbacks.WarmStart).
 _HYBRID = {**_BITS, "prior": "clusters", "precision": "fastest"}

@@ -28,7 +28,7 @@ from tf_isvae.model import CHUNK, DiscreteVAE, check_model
 
 DISTANCES = ("hamming", "expected")
 LARGEST_FLAT = 1_000_000
-"""Above so many codes, they are kept in lists."""
+"""Above so many codes, they are kept in lists. (Not to be changed after a search.)"""
 
 LISTS = 4096
 """How many lists there are; fewer if they would hold fewer than 40 codes each."""
@@ -83,7 +83,8 @@ class Index:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_engine": None, "_lock": None}  # which cannot be copied
+        own = {"paths": list(self.paths), "_parts": list(self._parts)}  # which `add` changes
+        return {**self.__dict__, **own, "_engine": None, "_lock": None}  # the last two cannot be copied
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -105,8 +106,8 @@ class Index:
             raise ValueError(f"paths are {len(paths)}; they must be {len(images)}, one for each image.")
         codes = np.packbits(encode(self.model, images)[0].astype(np.uint8), axis=1)
         engine, self._engine = self._engine if len(self) > LARGEST_FLAT else None, None  # none, if stopped meanwhile
-        self._parts.append(codes)
         self.paths += map(str, paths)
+        self._parts.append(codes)
         if engine is not None:
             engine.add(codes)
             self._engine = engine
@@ -193,7 +194,7 @@ class Index:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the index to one file, whole or not at all. `load` reads it.
 
-        Raises OSError if it cannot be written.
+        Raises OSError if it cannot be written, and ImportError if the codes must be in lists, and FAISS is not installed.
         """
         self._write(path, engine=len(self) > LARGEST_FLAT)  # which takes minutes to make
 
@@ -202,7 +203,8 @@ class Index:
         header["digest"] = _digest(self.model)
         arrays = {"header": _to_bytes(header), "paths": _to_bytes(self.paths), "codes": self.codes}
         if engine:
-            arrays["engine"] = _faiss().serialize_index_binary(self._ready_engine())
+            with self._lock:  # a search may be making it
+                arrays["engine"] = _faiss().serialize_index_binary(self._ready_engine())
         with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
@@ -246,7 +248,7 @@ def load(path: str | os.PathLike, model: DiscreteVAE | None = None) -> Index:
             found = (type(engine).__name__, engine.ntotal, engine.d)
             if found != ("IndexBinaryIVF", len(codes), 8 * codes.shape[1]):
                 raise ValueError(f"its lists are {found}")
-    except (PermissionError, ImportError):
+    except (PermissionError, ImportError, MemoryError):
         raise
     except Exception as error:  # a damaged file may fail anywhere in zipfile, NumPy and json
         reason = " ".join(str(error).split())[:200]
@@ -286,8 +288,9 @@ def extend(
         How many images were added, those of an earlier call that was stopped included.
 
     Raises:
-        ValueError: what an earlier call has left is not of this index.
+        FileExistsError: what an earlier call has left is not of this index.
         OSError: an image cannot be read, or the index cannot be written.
+        ImportError: the codes must be in lists, and FAISS is not installed.
 
     Example:
         >>> index = search.Index(zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=30), "an example")
@@ -298,10 +301,18 @@ def extend(
     path, before = Path(path), len(index)
     partial = path.with_name(f".{path.name}.partial")
     if partial.exists():
-        kept = load(partial, index.model)
+        try:
+            kept = load(partial, index.model)
+        except ValueError as error:
+            raise FileExistsError(
+                f"another call has left a file that is not of this index; remove it. {error}"
+            ) from None
         if kept.paths[:before] != index.paths:
-            raise ValueError(f"{partial}, which another call has left, is not of this index: remove it.")
-        index.paths, index._parts, index._engine = kept.paths, [kept.codes], None
+            raise FileExistsError(f"{partial}, which another call has left, is not of this index; remove it.")
+        engine = index._engine if before > LARGEST_FLAT else None
+        if engine is not None:
+            engine.add(kept.codes[before:])
+        index.paths, index._parts, index._engine = kept.paths, [kept.codes], engine
     known = set(index.paths)
     wanted = [name for name in dict.fromkeys(map(os.path.abspath, images)) if name not in known]
     begin, in_all = len(index) - before, len(index) - before + len(wanted)
@@ -315,10 +326,11 @@ def extend(
             if time.monotonic() - saved > _SAVE_AFTER_SECONDS:
                 index._write(partial, engine=False)
                 saved = time.monotonic()
-        if len(index) > LARGEST_FLAT:
+        if len(index) > LARGEST_FLAT and index._engine is None:
             index._write(partial, engine=False)  # before the minutes that lists take
         index.save(path)
     except KeyboardInterrupt:
+        del index.paths[len(index.codes) :]  # if it was stopped within `add`
         index._write(partial, engine=False)
         raise KeyboardInterrupt(
             f"stopped after {len(index) - before} images, which the same command goes on from"

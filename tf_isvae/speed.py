@@ -37,8 +37,8 @@ def matmul_rate(dtype: str, size: int = 2048) -> float:
 def one_thread_an_operation() -> bool:
     """Lets TensorFlow run several operations at a time instead of splitting each over the cores.
 
-    For small networks, whose products lose time when they are split. TensorFlow takes it before its first operation
-    only.
+    For small networks, whose products lose time when they are split; larger ones take longer so. It holds for all that
+    the process does. TensorFlow takes it before its first operation only.
 
     Returns:
         Whether it was in time. If not, the threads stay as they are.

@@ -80,11 +80,9 @@ def traversals(
     if feature is None:
         change = [sum(np.abs(np.diff(row(kind, i, 2), axis=0)).sum() for kind in shown) for i in range(count)]
         feature = int(np.argmax(change))
-    rows = {f"{_label(kinds[kind])}: {sizes[kind] / len(codes):.1%}": row(kind, feature, columns) for kind in shown}
+    # Many entries of one digit each, such as bits, stand side by side.
+    comma = "" if kinds.shape[1] > 4 and kinds.max() < 10 else ", "
+    names = {kind: comma.join(map(str, kinds[kind])) for kind in shown}
+    rows = {f"{names[kind]}: {sizes[kind] / len(codes):.1%}": row(kind, feature, columns) for kind in shown}
     mosaics.image_rows(rows, path, title)
     return feature
-
-
-def _label(code: np.ndarray) -> str:
-    """The entries of a code, by which it is found again; many of one digit each, such as bits, without commas."""
-    return ("" if len(code) > 4 and code.max() < 10 else ", ").join(map(str, code))
