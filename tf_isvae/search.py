@@ -194,7 +194,7 @@ class Index:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the index to one file, whole or not at all. `load` reads it.
 
-        Raises OSError if it cannot be written, and ImportError if the codes must be in lists, and FAISS is not installed.
+        Raises OSError if it cannot be written, and ImportError if the codes must be in lists without FAISS.
         """
         self._write(path, engine=len(self) > LARGEST_FLAT)  # which takes minutes to make
 
@@ -305,7 +305,7 @@ def extend(
             kept = load(partial, index.model)
         except ValueError as error:
             raise FileExistsError(
-                f"another call has left a file that is not of this index; remove it. {error}"
+                f"{partial}, which another call has left, is not of this index; remove it. ({error})"
             ) from None
         if kept.paths[:before] != index.paths:
             raise FileExistsError(f"{partial}, which another call has left, is not of this index; remove it.")
