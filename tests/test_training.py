@@ -320,10 +320,23 @@ def test_everything_random_is_resumed(tmp_path, monkeypatch):
     """Binarisation anew in each epoch, a schedule of the rate, annealing of the KL; in bfloat16 if it can be."""
     settings = {"binarize": "dynamic", "schedule": "cosine", "kl_start": 5.0, "kl_epochs": 2, "estimator": "DisARM"}
     settings |= {"kl_weight": 0.5, "distortion": 0.1, "hidden_pixels": 0.1, "first_estimator": "ReinMax"}
+    settings["weight_decay"] = 0.1
     settings["precision"] = "float32" if cap_below_bfloat16() else "mixed_bfloat16"
     uninterrupted = training.train(config(tmp_path / "whole", **settings))[1]
     resumed = run_in_two_parts(monkeypatch, config(tmp_path / "parts", **settings), STEPS + 1, signal.SIGTERM)
     same_run(resumed, uninterrupted)
+
+
+def test_weights_decay_and_biases_do_not():
+    """A gradient of 0 moves nothing in Adam: weight * (1 - rate * decay) is left, as in AdamW (arXiv:1711.05101)."""
+    model = run._build(Config(latent_dim=3, weight_decay=0.25, learning_rate=0.1, schedule="constant"), (4, 4, 1), 1)
+    weights = model.trainable_variables
+    for weight in weights:
+        weight.assign(np.random.default_rng(0).normal(size=weight.shape))
+    before = model.encoder.get_weights() + model.decoder.get_weights()
+    model.optimizer.apply([np.zeros(weight.shape, np.float32) for weight in weights], weights)
+    for old, new in zip(before, model.encoder.get_weights() + model.decoder.get_weights(), strict=True):
+        np.testing.assert_allclose(new, old * (1 - 0.1 * 0.25) if old.ndim > 1 else old, rtol=1e-6)
 
 
 @pytest.mark.all
@@ -601,6 +614,7 @@ DIFFERENT = {  # from the recipe and from Config's own defaults, each of them
         "kl_weight": 0.5,
         "distortion": 0.1,
         "hidden_pixels": 0.2,
+        "weight_decay": 0.25,
         "first_estimator": "Hybrid+ReinMax",
         "warm_epochs": 1,
     },

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # TensorFlow is imported when a setting needs it; the command
 MEANT_BEFORE = {
     **{"validation_split": None, "prior": "uniform", "likelihood": "Bernoulli"},
     **{"kl_weight": 1.0, "distortion": None, "hidden_pixels": None, "first_estimator": None, "warm_epochs": 0},
+    "weight_decay": None,
 }
 """What runs did before there was a setting for it; their config.json lacks it."""
 
@@ -87,6 +88,11 @@ class Config:
     learning_rate: float | None = setting(None, settings.Positive(), "of Adam, at the beginning")
     schedule: str | None = setting(
         None, settings.OneOf(SCHEDULES), "of the learning rate: constant, or cosine, which ends at 0"
+    )
+    weight_decay: float | None = setting(
+        None,
+        settings.Share(),
+        "by this times the learning rate, such as 0.03, all weights but biases shrink in each step (AdamW)",
     )
     kl_weight: float | None = setting(
         None, settings.Positive(), "weight of the KL term in training; the figures always have weight 1"
