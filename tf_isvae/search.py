@@ -104,7 +104,9 @@ class Index:
         """
         if len(paths) != len(images):
             raise ValueError(f"paths are {len(paths)}; they must be {len(images)}, one for each image.")
-        codes = np.packbits(encode(self.model, images)[0].astype(np.uint8), axis=1)
+        self._append(paths, np.packbits(encode(self.model, images)[0].astype(np.uint8), axis=1))
+
+    def _append(self, paths: Sequence[str], codes: np.ndarray) -> None:
         engine, self._engine = self._engine if len(self) > LARGEST_FLAT else None, None  # none, if stopped meanwhile
         self.paths += map(str, paths)
         self._parts.append(codes)
@@ -243,8 +245,9 @@ def load(path: str | os.PathLike, model: DiscreteVAE | None = None) -> Index:
         shape = (header["images"], -(-header["bits"] // 8))
         if codes.shape != shape or codes.dtype != np.uint8 or len(paths) != len(codes):
             raise ValueError(f"{len(paths)} paths and codes of shape {codes.shape}, not {shape}")
-        engine = None if lists is None else _faiss().deserialize_index_binary(lists)
-        if engine is not None:
+        engine = None
+        if lists is not None:
+            engine = _faiss().deserialize_index_binary(lists)
             found = (type(engine).__name__, engine.ntotal, engine.d)
             if found != ("IndexBinaryIVF", len(codes), 8 * codes.shape[1]):
                 raise ValueError(f"its lists are {found}")
@@ -309,10 +312,7 @@ def extend(
             ) from None
         if kept.paths[:before] != index.paths:
             raise FileExistsError(f"{partial}, which another call has left, is not of this index; remove it.")
-        engine = index._engine if before > LARGEST_FLAT else None
-        if engine is not None:
-            engine.add(kept.codes[before:])
-        index.paths, index._parts, index._engine = kept.paths, [kept.codes], engine
+        index._append(kept.paths[before:], kept.codes[before:])
     known = set(index.paths)
     wanted = [name for name in dict.fromkeys(map(os.path.abspath, images)) if name not in known]
     begin, in_all = len(index) - before, len(index) - before + len(wanted)
