@@ -122,6 +122,7 @@ def test_digits_are_enlarged_as_pil_does():
         np.testing.assert_allclose(Image.fromarray(one).resize((28, 28), Image.BILINEAR), other, atol=1e-5)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_tfds_agrees_with_its_own_reader(prepared, name):
     prepared(name)
@@ -445,6 +446,7 @@ def tiny(tmp_path_factory):
     return folder
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "split, limit",
     [
@@ -586,6 +588,7 @@ def test_epochs_of_fit_are_new_permutations():
     assert len({tuple(epoch) for epoch in seen}) == 3
 
 
+@pytest.mark.all
 def test_tfds_order_from_disk_does_not_depend_on_the_global_seed(prepared, from_disk, monkeypatch):
     prepared("mnist")
     monkeypatch.setattr(datasets.tfds, "SHUFFLE_BUFFER", 150)

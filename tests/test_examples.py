@@ -23,9 +23,17 @@ EXAMPLES = {
     for test in doctest.DocTestFinder().find(module, module.__name__, globs=NAMES)
     if test.examples
 }
+# These train for seconds: in the second tier.
+LONG = (
+    *("callbacks.WarmStart", "callbacks.WaitingPrior", "fitting.fit_clusters", "fitting.fit_prior"),
+    *("export.folder.to_folder", "training.run.finish", "training.run.train"),
+)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.all] if name.endswith(LONG) else []) for name in EXAMPLES],
+)
 def test_example(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner, printed = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE), []

@@ -457,6 +457,7 @@ class TFPLatent(BernoulliLatent):
         return tfp.distributions.Independent(bits, 1)
 
 
+@pytest.mark.all
 def test_a_latent_of_ones_own_is_exported(tmp_path):
     """What needs no samples, in every format; it was refused as a whole."""
     model = dense(TFPLatent(5))
@@ -480,6 +481,7 @@ def tiny():
     return dense(BernoulliLatent(2), (2, 2, 1))
 
 
+@pytest.mark.all
 def test_versions_go_up_and_leftovers_go_away(tiny, tmp_path):
     folder = tmp_path / "models" / "tiny"
     for name in ("7", "notes", "10.bak", "unfinished-mine", f"unfinished-{'0' * 32}"):
@@ -634,6 +636,7 @@ def test_a_name_cannot_leave_its_place_on_the_card(tiny, tmp_path, dataset, show
     assert {len(row) for row in rows} == {2, 3, 4} and "one's own" not in {row[0] for row in rows}
 
 
+@pytest.mark.all
 def test_the_picture_of_a_card(tmp_path):
     """Images and what the model makes of them, enlarged by a whole factor, in rows; else samples of the model."""
     model = dense(BernoulliLatent(2), (6, 5, 3))
@@ -803,6 +806,7 @@ def test_other_kinds(run_dir, tmp_path):
 # --- The script.
 
 
+@pytest.mark.all
 def test_the_script(script, run_dir, tmp_path):
     status, output, errors = script("export.py", run_dir)
     folder = tmp_path / "exported_models" / "a run"

@@ -122,6 +122,7 @@ def test_bernoulli_gradients_of_arguments_that_broadcast(output, images):
         np.testing.assert_allclose(gradient, by_hand, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.all
 def test_models_are_freed_after_use():
     """tf.custom_gradient keeps what surrounds it alive; that must not be the graph of a model."""
 

@@ -238,7 +238,7 @@ def test_every_micro_batch_has_noise_of_its_own():
         (lambda: BernoulliLatent(3), likelihoods.Bernoulli()),
         pytest.param(lambda: CategoricalLatent(4), likelihoods.Bernoulli(), marks=pytest.mark.all),
         (lambda: CategoricalLatent(3, variables=2), likelihoods.Bernoulli()),
-        (lambda: CategoricalLatent(4), likelihoods.Gaussian(0.5)),
+        pytest.param(lambda: CategoricalLatent(4), likelihoods.Gaussian(0.5), marks=pytest.mark.all),
     ],
     ids=["bits", "category", "categories", "gaussian likelihood"],
 )
@@ -307,6 +307,7 @@ def test_data_sets_with_labels_and_a_partial_batch():
 # --- noise ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.all
 def test_same_seed_same_history():
     def history(**kwargs):
         keras.utils.set_random_seed(0)  # the order of the images
@@ -316,6 +317,7 @@ def test_same_seed_same_history():
     assert history(seed=3)["loss"] != history(seed=4)["loss"]
 
 
+@pytest.mark.all
 def test_set_random_seed_fixes_a_model_without_a_seed():
     def run(seed):
         keras.utils.set_random_seed(seed)
@@ -646,6 +648,7 @@ def test_mixed_precision(name):
     assert all(np.isfinite(w).all() for w in model.get_weights())
 
 
+@pytest.mark.all
 def test_jit_compile():
     """XLA gives the losses of the plain graph."""
 
@@ -949,6 +952,7 @@ def test_compile_refuses_what_training_would_ignore(given):
     one_line(error, f"compile: {[*given][0]} is", "must be left out", "-ELBO")
 
 
+@pytest.mark.all
 def test_a_compiled_model_is_loaded_compiled(tmp_path, monkeypatch):
     """Also from a file of a version that let a loss pass, and ignored it."""
     model, images = compiled(exact=True), random_images()

@@ -90,6 +90,7 @@ def _trained(optimizer, strategy=None) -> keras.Model:
     return model
 
 
+@pytest.mark.all
 def test_fit_and_saving_with_its_state(tmp_path):
     model = _trained(optimizers.Adam)
     for ours, theirs in zip(model.get_weights(), _trained(keras.optimizers.Adam).get_weights(), strict=True):

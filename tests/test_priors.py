@@ -321,7 +321,7 @@ def test_fitting_a_prior_finds_the_codes():
     assert len(fit_prior(learned, again, epochs=1, verbose=0).history["loss"]) == 1
 
 
-@pytest.mark.parametrize("kind", ["autoregressive", pytest.param("factorized", marks=pytest.mark.all)])
+@pytest.mark.parametrize("kind", ["factorized", pytest.param("autoregressive", marks=pytest.mark.all)])
 def test_a_waiting_prior_learns_and_does_not_count(kind):
     """Encoder and decoder move as with the uniform prior, bit for bit, and the prior towards their codes."""
     latent, images = CategoricalLatent(3, 2), np.repeat(IMAGES, 4, axis=0)
@@ -385,10 +385,8 @@ EXPORTED = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name == "bits" else [pytest.mark.all]) for name in EXPORTED],
-)
+@pytest.mark.all
+@pytest.mark.parametrize("name", EXPORTED)
 def test_exports_sample_and_score_with_the_prior(name, tmp_path):
     """The same noise gives the same codes in Keras, in the SavedModel and in LiteRT; score is that of this noise."""
     make, kind = EXPORTED[name]

@@ -431,6 +431,7 @@ def test_a_first_estimator_beside_a_warm_start(stops):
     assert phases == expected
 
 
+@pytest.mark.all
 def test_a_warm_start_that_fails_leaves_nothing_behind():
     """Nor does one that finds the prior set by hand go on to wait."""
     model, images, *_ = of_two_pixels()

@@ -89,6 +89,7 @@ def test_itq():
         evaluation.iterative_quantization(images, 17)
 
 
+@pytest.mark.all
 def test_the_script(script, tmp_path):
     model = zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=12)
     model.save(tmp_path / "model.keras")

@@ -46,6 +46,7 @@ def finished(tmp_path_factory, fresh_python):
     return fresh_python(SCRIPT, *DIGITS, "--epochs", EPOCHS, "--run-dir", run_dir, environment=quiet), run_dir
 
 
+@pytest.mark.all
 def test_a_run(finished):
     done, run_dir = finished
     assert done.returncode == 0 and done.stderr == ""
@@ -59,6 +60,7 @@ def test_a_run(finished):
         assert f"{run_dir / name}" in done.stdout
 
 
+@pytest.mark.all
 def test_what_a_run_shows(finished):
     """At once what is asked for; before the first epoch what it is; a short line an epoch; then what to do next."""
     done, run_dir = finished
@@ -84,6 +86,7 @@ def test_what_a_run_shows(finished):
     assert shutil.which(tensorboard[0]) and tensorboard[1:] == ["--logdir", str(run_dir / "tensorboard")]
 
 
+@pytest.mark.all
 def test_the_table_shows_the_metrics(finished):
     done, run_dir = finished
     metrics = json.loads((run_dir / "metrics.json").read_text())
@@ -133,6 +136,7 @@ def test_stopped_and_resumed(finished, tmp_path, train, number, status):
 # --- Runs in this process.
 
 
+@pytest.mark.all
 def test_a_folder_of_images(train, tmp_path):
     """End to end: colour images of different sizes, no test split."""
     rng = np.random.default_rng(0)
@@ -190,6 +194,7 @@ def test_a_data_set_that_cannot_be_downloaded(train, tmp_path, offline):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.all
 def test_a_run_directory_in_use(finished, train):
     run_dir = finished[1]
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}

@@ -271,6 +271,7 @@ NAMES = ["digits", "bits", "colours", "real"]
 # --- The files.
 
 
+@pytest.mark.all
 def test_models_config(place, models, server):
     """As the server parses it; `server` has found each model's version by it."""
     config = text_format.Parse(
@@ -338,6 +339,7 @@ def test_batching_config(place, models):
 # --- Warm-up requests.
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("name", NAMES)
 def test_warm_up_requests_run(server, name):
     servable = server.models[name]
@@ -364,6 +366,7 @@ class AtMostEight(keras.layers.Layer):
         return x
 
 
+@pytest.mark.all
 def test_a_model_that_fails_its_warm_up_is_not_written(tmp_path):
     latent = BernoulliLatent(3)
     encoder = keras.Sequential([networks.dense_encoder((2, 2, 1), 3, hidden=(4,)), AtMostEight()])
@@ -422,6 +425,7 @@ def table(name, model):
     }
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("name", NAMES)
 def test_signatures(server, models, name):
     found = {
@@ -476,6 +480,7 @@ def predict(server):
         yield call
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("name", NAMES)
 def test_predict_requests(models, predict, name):
     model = models[name]
@@ -499,11 +504,13 @@ def test_predict_requests(models, predict, name):
     np.testing.assert_allclose(score["elbo"], score["log_likelihood"] - score["kl"], rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.all
 def test_an_output_filter(models, predict):
     images = images_for(models["bits"])
     assert list(predict("bits", "encode", outputs=["codes"], images=images)) == ["codes"]
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "model, signature, inputs, code",
     [
@@ -580,6 +587,7 @@ def clients_ran(models, shell):
     return done
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("client", ["rest", "grpc"])
 def test_the_clients(place, models, clients_ran, client):
     assert clients_ran.stdout == ""
@@ -690,6 +698,7 @@ def test_the_litert_example(place, models, example, capsys, tmp_path):
     assert not (place / "refused.f32").exists()
 
 
+@pytest.mark.all
 def test_an_image_in_one_line_of_curl(place, models, server, shell):
     """The command on the page: the codes of the file that its Python block wrote."""
     if not shutil.which("curl"):
@@ -705,6 +714,7 @@ def test_an_image_in_one_line_of_curl(place, models, server, shell):
     assert "Unknown image file format" in json.loads(refused.stdout)["error"]
 
 
+@pytest.mark.all
 def test_rest_by_rows_and_columns(server, models):
     """The requests that docs/serving.md shows, and the other forms of the same."""
     import urllib.request
@@ -729,6 +739,7 @@ def test_rest_by_rows_and_columns(server, models):
     assert scored[1] == pytest.approx(scored[0], rel=1e-5) and set(scored[0]) == {"elbo", "log_likelihood", "kl"}
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "signature, instance, words",
     [
@@ -751,6 +762,7 @@ def test_bad_input_is_the_clients_error(server, signature, instance, words):
 CLIENTS = {"rest_client.py": "http://localhost:{}", "grpc_client.py": "localhost:{}"}
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize(
     "model, shape, images, words",

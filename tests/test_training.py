@@ -128,6 +128,7 @@ def test_a_terminal_sees_the_steps(monkeypatch):
     assert max(map(len, re.split("[\r\n]", shown.getvalue()))) < 80
 
 
+@pytest.mark.all
 def test_an_epoch_line_says_what_was_validated_on(tmp_path, capsys):
     """Images that were held out of the training are not called test images, and the line stays below 80 columns."""
     images = np.random.default_rng(0).random((40, 4, 4, 1))
@@ -190,6 +191,7 @@ def test_metrics_are_the_last_row_of_the_history(finished):
     assert (metrics["epochs"], metrics["steps"]) == (3, 3 * STEPS)
 
 
+@pytest.mark.all
 def test_another_seed_and_the_gradient_variance(finished, tmp_path):
     """The last row is that of the stored model on the first 256 test images."""
     _, run_dir = training.train(config(tmp_path / "run", seed=2, epochs=2, gradient_variance=True))
@@ -261,6 +263,7 @@ def test_pictures_stay_when_the_events_of_the_history_are_written_anew(tmp_path)
     assert counts == {"train": 1, "samples": 2}
 
 
+@pytest.mark.all
 @needs_bfloat16
 def test_mixed_precision(tmp_path, monkeypatch, capsys):
     """model.keras computes in float32, and can be trained on."""
@@ -275,6 +278,7 @@ def test_mixed_precision(tmp_path, monkeypatch, capsys):
     assert int(model.optimizer.iterations) == STEPS and model.seed == 1
 
 
+@pytest.mark.all
 def test_two_replicas(finished, tmp_path, apart):
     """They learn what one does: the noise differs, the first epochs hardly do."""
     assert apart("mirrored_training", tmp_path / "run", devices=2) == (2, 3 * STEPS)
@@ -455,6 +459,7 @@ def without_test_images(folder):
     return {"dataset": str(folder / "images.npz"), "batch_size": 9, "validation_split": 0.25}, images
 
 
+@pytest.mark.all
 def test_a_run_validates_on_the_images_that_it_holds_out(tmp_path):
     settings, images = without_test_images(tmp_path)
     metrics, run_dir = training.train(config(tmp_path / "run", epochs=1, **settings))
@@ -555,6 +560,7 @@ def at_once(forks, settings, resume=False):
     return sorted(mine.recv() for _, mine in answers)
 
 
+@pytest.mark.all
 def test_two_runs_at_once_do_not_share_a_directory(forks, tmp_path):
     run_dir = tmp_path / "run"
     refused, done = at_once(forks, config(run_dir))

@@ -97,6 +97,7 @@ def test_settings_of_a_run_are_parameters():
         HashingTransformer(colour=True)
 
 
+@pytest.mark.all
 def test_clusters_are_categories(fitted):
     clusterer = fitted[1]
     np.testing.assert_array_equal(clusterer.codes_[clusterer.labels_], clusterer.model_.encode(IMAGES))
@@ -166,6 +167,7 @@ def test_overlap():
     assert found[4] == 0 and (found[:4] > 0.5).all()  # the reconstruction is grey
 
 
+@pytest.mark.all
 def test_the_script_for_outliers(script, tmp_path):
     """Black images among digits."""
     zoo.build("fc_bvae", image_shape=(8, 8, 1), latent_dim=3).save(tmp_path / "model.keras")
