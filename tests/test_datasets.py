@@ -557,6 +557,7 @@ def test_without_a_seed_the_order_is_the_sources(sixty):
         assert numbers_of(whole(dataset)) == list(range(60))
 
 
+@pytest.mark.all
 def test_each_epoch_is_a_new_permutation_decided_by_the_seed(sixty):
     dataset = datasets.load(sixty, batch_size=7, seed=5)
     epochs = [numbers_of(whole(dataset)) for _ in range(4)]
@@ -1041,6 +1042,7 @@ def test_slices_of_every_source(source_of_20):
     refused(datasets.NoSuchSplit, "'tset'", source=source_of_20, split="tset[:50%]")
 
 
+@pytest.mark.all
 def test_held_out_images_of_every_source(source_of_20):
     """The two parts make up the whole, each in its order, with its labels, if there are any."""
     arguments = {"batch_size": 20, "validation_split": 0.25, "validation_seed": 3}

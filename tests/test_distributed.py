@@ -199,6 +199,7 @@ def source(request, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("binarize", [None, "static", "dynamic"])
 @pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.all)])
 def test_the_parts_together_are_the_batches(source, binarize, count):

@@ -159,6 +159,7 @@ def test_rounding_is_no_bias(bias):
     assert bias < 60 or np.isnan(found["relative_bias"])
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "latent",
     [
@@ -365,6 +366,7 @@ def test_kl_annealing_over_a_share_of_the_run(share, epochs, expected):
     np.testing.assert_allclose(weights, expected)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("annealed, epochs", [(6, 4), (2, 2)])
 def test_kl_annealing_that_cannot_end_is_warned_of(annealed, epochs):
     """The weight of the last epoch is 16^(1 - 3/6) and 16^(1 - 1/2), both 4."""

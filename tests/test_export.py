@@ -416,6 +416,7 @@ def test_uniforms(width):
     assert (np.abs(correlations) * len(values) ** 0.5 < 5.5).all()
 
 
+@pytest.mark.all
 def test_generated_codes_follow_the_prior():
     """10,000 rows against the prior's frequencies or distribution; each comparison errs with probability 1e-6."""
     rows = 10_000
@@ -598,6 +599,7 @@ def test_the_card(run_dir, tmp_path):
     assert "somebody" not in text + json.dumps(card)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "dataset, shown",
     [

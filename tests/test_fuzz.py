@@ -157,6 +157,7 @@ def contents(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("many", [False, pytest.param(True, marks=pytest.mark.all)], ids=["few", "many"])
 @pytest.mark.parametrize("kind", list(READ))
 def test_damaged_files(valid, tmp_path, monkeypatch, capsys, kind, many):

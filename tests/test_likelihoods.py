@@ -315,6 +315,7 @@ def test_names_of_likelihoods():
         likelihoods.name_of(Logistic())
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "likelihood", [LEARNED[0], *(pytest.param(each, marks=pytest.mark.all) for each in LEARNED[1:])], ids=name
 )

@@ -177,6 +177,7 @@ def test_regulariser_losses_train_but_are_not_logged():
     assert regularised_history == history
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "policy, rounding", [pytest.param("mixed_bfloat16", 2**-8, marks=needs_bfloat16), ("float64", 2**-23)]
 )
@@ -544,6 +545,7 @@ def test_seeds_of_generate():
     assert np.any(model.generate(50) != model.generate(50))
 
 
+@pytest.mark.all
 def test_gaussian_model_methods():
     model, images = build(GaussianLatent(2)), random_images(1030)
     codes = model.encode(images)
@@ -992,6 +994,7 @@ def test_the_summary_knows_every_shape():
     assert "(None, 6)" in text and "?" not in text and "unbuilt" not in text
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("method", ["encode", "reconstruct", "elbo", "log_likelihood"])
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 def test_a_data_set_gives_what_its_array_gives(method, batch_size, no_enumeration, monkeypatch):

@@ -291,6 +291,7 @@ def model():
     return model
 
 
+@pytest.mark.all
 def test_annealing_weighs_the_continuous_kl_only(model):
     """loss = -E_q[ln p(x|z)] + KL(category) + weight * KL(Gaussians)."""
     latent, seed = model.latent, tf.constant([0, 1])

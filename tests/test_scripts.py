@@ -160,6 +160,7 @@ def test_a_folder_of_images(train, tmp_path):
     assert 25 < metrics["loss"] < 40
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "arguments",
     [

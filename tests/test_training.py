@@ -428,6 +428,7 @@ def test_an_empty_directory_is_used_and_names_are_numbered(tmp_path):
     assert not (tmp_path / "runs").exists(), "nothing was written"
 
 
+@pytest.mark.all
 def test_a_run_is_not_resumed_on_other_data(tmp_path, monkeypatch):
     """What would shift its epochs, or show it other images, is refused; the same data is not."""
 
@@ -704,6 +705,7 @@ def test_a_latent_of_several_variables(given):
 # --- A run that goes wrong.
 
 
+@pytest.mark.all
 def test_a_loss_that_is_not_finite(tmp_path):
     with pytest.raises(NonFiniteLoss) as error:
         training.train(config(tmp_path / "run", learning_rate=1e30))

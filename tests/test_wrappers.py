@@ -52,6 +52,7 @@ def test_bits_are_those_of_the_pixels(model):
     np.testing.assert_array_equal(np.unpackbits(packed, axis=1, count=10), bits)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("i", range(3))
 def test_pickle_joblib_and_clone(fitted, i, tmp_path):
     estimator = fitted[i]
