@@ -201,7 +201,7 @@ def source(request, tmp_path, monkeypatch):
 
 @pytest.mark.all
 @pytest.mark.parametrize("binarize", [None, "static", "dynamic"])
-@pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.all)])
+@pytest.mark.parametrize("count", [2, 5])
 def test_the_parts_together_are_the_batches(source, binarize, count):
     """Also if a batch, of 3 images, is smaller than the number of workers, and from the middle of an epoch."""
     settings = {"batch_size": 10, "seed": 3, "binarize": binarize, "epochs": 2, "start": 1}

@@ -158,7 +158,7 @@ def contents(folder):
 
 
 @pytest.mark.all
-@pytest.mark.parametrize("many", [False, pytest.param(True, marks=pytest.mark.all)], ids=["few", "many"])
+@pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
 @pytest.mark.parametrize("kind", list(READ))
 def test_damaged_files(valid, tmp_path, monkeypatch, capsys, kind, many):
     monkeypatch.chdir(tmp_path)

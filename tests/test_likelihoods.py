@@ -316,9 +316,7 @@ def test_names_of_likelihoods():
 
 
 @pytest.mark.all
-@pytest.mark.parametrize(
-    "likelihood", [LEARNED[0], *(pytest.param(each, marks=pytest.mark.all) for each in LEARNED[1:])], ids=name
-)
+@pytest.mark.parametrize("likelihood", LEARNED, ids=name)
 def test_exports_score_as_the_density_does(likelihood, tmp_path):
     """With an encoder whose bits are certain, the sample that `score` takes is the mode, whatever its noise."""
     model = zoo.build("fc_bvae", (4, 4, 3), 3, likelihood=likelihood, seed=0)

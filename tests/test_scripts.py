@@ -161,13 +161,7 @@ def test_a_folder_of_images(train, tmp_path):
 
 
 @pytest.mark.all
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        pytest.param([], id="default"),
-        pytest.param(["--estimator", "LeaveOneOut"], id="changed", marks=pytest.mark.all),
-    ],
-)
+@pytest.mark.parametrize("arguments", [[], ["--estimator", "LeaveOneOut"]], ids=["default", "changed"])
 def test_the_best_recipe(train, tmp_path, arguments):
     """What a recipe sets holds unless an option says otherwise."""
     settings = [*DIGITS, "--epochs", 1, "--model", "fc_cvae", "--recipe", "best", "--run-dir", tmp_path / "run"]
