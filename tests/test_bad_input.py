@@ -176,7 +176,8 @@ def wrong_settings(text=False):
         elif isinstance(kind, Size):
             values, accepted = [0, -3, 2.5, True, "x", "8x0", "1x2x3", (8,)], "integer of at least 1, or two of them"
         elif isinstance(kind, Share):
-            values, accepted = [0, 1, -0.1, True, "much", float("nan")], "must be a share, above 0 and below 1"
+            values, accepted = [1, -0.1, True, False, "much", float("nan")], "must be a share, above 0 and below 1"
+            values += [] if kind.or_none else [0]
         elif isinstance(kind, Flag):
             values, accepted = ([] if text else [1, "yes"]), "must be True or False"
         elif type(kind) is Kind:

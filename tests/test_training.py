@@ -510,8 +510,10 @@ def test_the_config_of_an_earlier_version(stopped):
     assert stored["likelihood"] == "Bernoulli"  # what the run chose is written: its images are grey
     for name in ("validation_split", "likelihood"):
         stored.pop(name)
+    stored["weight_decay"] = None  # as it was written where there was none, before 0 stood for that
     (stopped / "config.json").write_text(json.dumps(stored))
     of_run = training.stored_config(stopped)
+    assert of_run.weight_decay == 0
     assert of_run.validation_split is None and of_run.likelihood == "Bernoulli"
     with pytest.raises(ValueError, match="likelihood is 'Bernoulli' in the run and 'Gaussian:1.0' now"):
         training.prepare(config(stopped, likelihood=likelihoods.Gaussian()), resume=True)
@@ -642,6 +644,16 @@ def test_the_command_on_a_card_gives_the_same_settings():
     assert Config(**given) == dataclasses.replace(settings, run_dir=None, data_dir=None)
     # It names all that a recipe fixes: a later version's recipe must not change what it means.
     assert set(RECIPES["paper"]["fc_hvae"]) <= set(given)
+
+
+def test_what_a_recipe_sets_can_be_switched_off():
+    """By 0, on the command line too, which the command on the card then says."""
+    assert Config(model="fc_hbvae").hidden_pixels == 0.1 and Config(recipe="hash").distortion == 0.1
+    off = Config(model="fc_hbvae", hidden_pixels=0, weight_decay=0, distortion=0)
+    assert training.read(vars(arguments_of("python scripts/train.py --hidden-pixels 0"))) == {"hidden_pixels": 0.0}
+    model = run._build(off, (4, 4, 1), 1)
+    assert (model.hidden_pixels, model.distortion, model.optimizer.weight_decay) == (None, None, None)
+    assert Config(**training.read(vars(arguments_of(training.command(dataclasses.asdict(off)))))) == off
 
 
 @pytest.mark.all

@@ -19,10 +19,10 @@ if TYPE_CHECKING:  # TensorFlow is imported when a setting needs it; the command
 
 MEANT_BEFORE = {
     **{"validation_split": None, "prior": "uniform", "likelihood": "Bernoulli"},
-    **{"kl_weight": 1.0, "distortion": None, "hidden_pixels": None, "first_estimator": None, "warm_epochs": 0},
-    "weight_decay": None,
+    **{"kl_weight": 1.0, "distortion": 0.0, "hidden_pixels": 0.0, "first_estimator": None, "warm_epochs": 0},
+    "weight_decay": 0.0,
 }
-"""What runs did before there was a setting for it; their config.json lacks it."""
+"""What runs did before there was a setting for it; their config.json lacks it, or has null."""
 
 SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("default", "mirrored", "multi_worker")
@@ -91,8 +91,8 @@ class Config:
     )
     weight_decay: float | None = setting(
         None,
-        settings.Share(),
-        "by this times the learning rate, such as 0.03, all weights but biases shrink in each step (AdamW)",
+        settings.Share(or_none=True),
+        "by this times the learning rate, such as 0.03, all weights but biases shrink in each step (AdamW); 0 for none",
     )
     kl_weight: float | None = setting(
         None, settings.Positive(), "weight of the KL term in training; the figures always have weight 1"
@@ -116,11 +116,14 @@ class Config:
     )
     distortion: float | None = setting(
         None,
-        settings.Share(),
-        "share, such as 0.1, by which the encoder sees images moved, scaled and turned in training; for search",
+        settings.Share(or_none=True),
+        "share, such as 0.1, by which the encoder sees images moved, scaled and turned in training; for search; 0 for "
+        "none",
     )
     hidden_pixels: float | None = setting(
-        None, settings.Share(), "share, such as 0.1, of each image that is hidden from the encoder in training"
+        None,
+        settings.Share(or_none=True),
+        "share, such as 0.1, of each image that is hidden from the encoder in training; 0 for none",
     )
     seed: int = setting(
         0, settings.Integer(0, 2**32), "fixes initial weights, order of the data, binarisation and noise"
@@ -197,6 +200,7 @@ class Config:
             "latent_dim": row.latent_dim,
             "prior": "uniform",
             "warm_epochs": 0,
+            **{"weight_decay": 0.0, "distortion": 0.0, "hidden_pixels": 0.0},
             **row.recipes[self.recipe],
         }
         shares = ("kl_epochs", "warm_epochs")
@@ -270,6 +274,11 @@ def command(values: dict[str, Any]) -> str:
     return shlex.join(["python", "scripts/train.py", *settings.words(dataclasses.fields(Config), values)])
 
 
+def as_meant(stored: dict[str, Any]) -> dict[str, Any]:
+    """The settings in a run's config.json, those with null for what it did without (MEANT_BEFORE) as that."""
+    return {**stored, **{name: value for name, value in MEANT_BEFORE.items() if stored.get(name) is None}}
+
+
 def stored_config(run_dir: str | os.PathLike | None) -> Config:
     """The settings of the run in `run_dir`, from its config.json; of an earlier version's, with what it meant.
 
@@ -288,7 +297,7 @@ def stored_config(run_dir: str | os.PathLike | None) -> Config:
     path = Path(run_dir) / "config.json"
     try:
         stored = json.loads(path.read_text())
-        stored = {**MEANT_BEFORE, **stored}
+        stored = as_meant(stored)
         values = {field.name: stored[field.name] for field in dataclasses.fields(Config)}
         return Config(**{**values, "run_dir": str(run_dir)})
     except (FileNotFoundError, NotADirectoryError):

@@ -278,15 +278,15 @@ def _build(config: Config, image_shape: tuple[int, int, int], steps_per_epoch: i
     """The model with its initial weights, compiled, the optimizer built."""
     parts = {"estimator": config.make_estimator(), "likelihood": config.make_likelihood()}
     with layers_in(config.precision):
-        names = ("prior", "kl_weight", "distortion", "hidden_pixels", "seed")
-        parts |= {name: getattr(config, name) for name in names}
+        parts |= {name: getattr(config, name) for name in ("prior", "kl_weight", "seed")}
+        parts |= {name: getattr(config, name) or None for name in ("distortion", "hidden_pixels")}
         model = zoo.build(config.model, image_shape, config.latent_dim, **parts)
     if config.first_estimator is not None:
         estimators.check(config.make_first_estimator(), model.latent)
     rate = config.learning_rate
     if config.schedule == "cosine":
         rate = _cosine(rate, steps_per_epoch * config.warm_epochs, steps_per_epoch * config.epochs)
-    optimizer = optimizers.Adam(rate, weight_decay=config.weight_decay)
+    optimizer = optimizers.Adam(rate, weight_decay=config.weight_decay or None)
     optimizer.exclude_from_weight_decay(var_names=["bias"])  # the decoder's last one holds the mean image
     model.compile(optimizer=optimizer)
     optimizer.build(model.trainable_variables)

@@ -73,11 +73,15 @@ class Positive(Kind):
 
 @dataclasses.dataclass(frozen=True)
 class Share(Kind):
-    """A number above 0 and below 1."""
+    """A number above 0 and below 1; if `or_none`, also 0: what a recipe may set can then be switched off."""
+
+    or_none: bool = False
 
     form = "NUMBER"
 
     def check(self, name, value):
+        if self.or_none and type(value) in (int, float) and value == 0:
+            return 0.0
         return checks.share(name, value)
 
     def read(self, text):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tf_isvae import zoo
 from tf_isvae.model import DiscreteVAE
-from tf_isvae.training.config import MEANT_BEFORE
+from tf_isvae.training.config import as_meant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_trained(path: str | os.PathLike) -> Trained:
         raise FileNotFoundError(f"{path} holds no trained model: {file} is missing; give the directory of a run.")
     config, *figures = (_read_json(path / name) for name in ("config.json", "metrics.json", "evaluation.json"))
     if config is not None:
-        config = {**MEANT_BEFORE, **config}
+        config = as_meant(config)
     metrics = {name: value for part in figures for name, value in (part or {}).items()}
     return Trained(zoo.load(file), config, metrics or None)
 
@@ -72,7 +72,7 @@ def _read_exported(file: Path) -> Trained:
     """A .keras file, with what the card beside it says of its run."""
     card = _read_json(file.parent / "metadata.json") or {}
     config = (card.get("training") or {}).get("config")
-    return Trained(zoo.load(file), None if config is None else {**MEANT_BEFORE, **config}, card.get("metrics"))
+    return Trained(zoo.load(file), None if config is None else as_meant(config), card.get("metrics"))
 
 
 def _read_json(path: Path) -> dict | None:
