@@ -17,13 +17,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import needs_bfloat16, same_run
+from helpers import needs_bfloat16, one_line, same_run
 from PIL import Image
 
 from tf_isvae import datasets, estimators, evaluation, files, likelihoods, training, zoo
-from tf_isvae.callbacks import NonFiniteLoss
+from tf_isvae.callbacks import FirstEstimator, NonFiniteLoss, StopOnNonFiniteLoss
 from tf_isvae.precision import cap_below_bfloat16, multiplies_bfloat16
 from tf_isvae.training import RECIPES, Config, progress, run, run_directory
+from tf_isvae.training.config import as_meant
 from tf_isvae.training.recorder import Recorder
 from tf_isvae.training.run_directory import RunDirectory, claim_numbered
 from tf_isvae.training.tensorboard import Events
@@ -625,6 +626,7 @@ DIFFERENT = {  # from the recipe and from Config's own defaults, each of them
         "hidden_pixels": 0.2,
         "weight_decay": 0.25,
         "first_estimator": "Hybrid+ReinMax",
+        "first_epochs": 1,
         "warm_epochs": 1,
     },
 }
@@ -649,11 +651,25 @@ def test_the_command_on_a_card_gives_the_same_settings():
 def test_what_a_recipe_sets_can_be_switched_off():
     """By 0, on the command line too, which the command on the card then says."""
     assert Config(model="fc_hbvae").hidden_pixels == 0.1 and Config(recipe="hash").distortion == 0.1
-    off = Config(model="fc_hbvae", hidden_pixels=0, weight_decay=0, distortion=0)
+    off = Config(model="fc_hbvae", hidden_pixels=0, weight_decay=0, distortion=0, first_epochs=0)
     assert training.read(vars(arguments_of("python scripts/train.py --hidden-pixels 0"))) == {"hidden_pixels": 0.0}
+    assert [type(callback) for callback in run._callbacks(off, None)] == [StopOnNonFiniteLoss]
     model = run._build(off, (4, 4, 1), 1)
     assert (model.hidden_pixels, model.distortion, model.optimizer.weight_decay) == (None, None, None)
     assert Config(**training.read(vars(arguments_of(training.command(dataclasses.asdict(off)))))) == off
+
+
+def test_the_epochs_of_the_first_estimator():
+    """Three fifths, or the recipe's share of them, or so many; in a run of before they could be set, three fifths."""
+    assert Config().first_epochs == 0
+    assert [Config(first_estimator="ReinMax", epochs=n).first_epochs for n in (5, 60)] == [3, 36]
+    assert [Config(model="fc_hbvae", epochs=n).first_epochs for n in (10, 250)] == [6, 150]
+    *_, first = run._callbacks(Config(first_estimator="ReinMax", first_epochs=1), None)
+    assert type(first) is FirstEstimator and first.epochs == 1
+    assert as_meant({"first_estimator": "ReinMax", "epochs": 7})["first_epochs"] == 5  # 4.2 were over
+    with pytest.raises(ValueError) as error:
+        Config(first_epochs=3)
+    one_line(error, "first_epochs is 3", "without first_estimator it must be 0")
 
 
 @pytest.mark.all

@@ -90,7 +90,7 @@ _HASH = {**_BITS, "kl_weight": 0.3, "distortion": 0.1, "epochs": 25}
 _ANNEALED = {**_BEST, "schedule": "cosine", "kl_start": 30.0}
 # For bits that have Gaussians beside them: callbacks.FirstEstimator, and a share of the pixels hidden from the encoder
 # (docs/hybrid.md).
-_FAST_FIRST = {"first_estimator": "Hybrid+ReinMax", "hidden_pixels": 0.1}
+_FAST_FIRST = {"first_estimator": "Hybrid+ReinMax", "first_epochs": 150, "hidden_pixels": 0.1}
 # The Gaussians first, alone (callbacks.WarmStart).
 _HYBRID = {**_BITS, "prior": "clusters", "precision": "fastest"}
 

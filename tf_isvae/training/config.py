@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shlex
 from pathlib import Path
@@ -22,7 +23,7 @@ MEANT_BEFORE = {
     **{"kl_weight": 1.0, "distortion": 0.0, "hidden_pixels": 0.0, "first_estimator": None, "warm_epochs": 0},
     "weight_decay": 0.0,
 }
-"""What runs did before there was a setting for it; their config.json lacks it, or has null."""
+"""What runs did before there was a setting for it; their config.json lacks it, or has null (as_meant)."""
 
 SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("default", "mirrored", "multi_worker")
@@ -69,7 +70,12 @@ class Config:
     first_estimator: str | dict | None = setting(
         None,
         settings.Named("estimators"),
-        "another estimator in the first three fifths of the epochs, such as ReinMax (callbacks.FirstEstimator)",
+        "another estimator in the first epochs, such as ReinMax (callbacks.FirstEstimator)",
+    )
+    first_epochs: int | None = setting(
+        None,
+        settings.Integer(0),
+        "epochs in which it takes the place of the estimator; without it the recipe's share of them, or three fifths",
     )
     prior: str | None = setting(
         None,
@@ -200,10 +206,11 @@ class Config:
             "latent_dim": row.latent_dim,
             "prior": "uniform",
             "warm_epochs": 0,
+            "first_epochs": _three_fifths(row.recipes[self.recipe]["epochs"]),
             **{"weight_decay": 0.0, "distortion": 0.0, "hidden_pixels": 0.0},
             **row.recipes[self.recipe],
         }
-        shares = ("kl_epochs", "warm_epochs")
+        shares = ("kl_epochs", "warm_epochs", "first_epochs")
         for name, value in defaults.items():
             if getattr(self, name) is None and name not in shares:
                 assign(name, value)
@@ -211,6 +218,8 @@ class Config:
         check("epochs")
         if self.prior != "clusters":  # nothing to start from the Gaussians
             defaults["warm_epochs"] = 0
+        if self.first_estimator is None:
+            defaults["first_epochs"] = 0
         for name in shares:
             if getattr(self, name) is None:  # the same share of the run, however long it is
                 assign(name, defaults[name] * self.epochs // defaults["epochs"])
@@ -222,6 +231,11 @@ class Config:
             raise ValueError(
                 f"warm_epochs is {self.warm_epochs}; with the prior {self.prior!r} it must be 0: only clusters have a "
                 "warm start."
+            )
+        if self.first_epochs and self.first_estimator is None:
+            raise ValueError(
+                f"first_epochs is {self.first_epochs}; without first_estimator it must be 0: say which one, such as "
+                "ReinMax."
             )
         if self.precision == "fastest":
             from tf_isvae.precision import multiplies_bfloat16
@@ -275,8 +289,15 @@ def command(values: dict[str, Any]) -> str:
 
 
 def as_meant(stored: dict[str, Any]) -> dict[str, Any]:
-    """The settings in a run's config.json, those with null for what it did without (MEANT_BEFORE) as that."""
-    return {**stored, **{name: value for name, value in MEANT_BEFORE.items() if stored.get(name) is None}}
+    """The settings in a run's config.json, with what it meant before there was a setting for it, or by null."""
+    meant = {**MEANT_BEFORE, "first_epochs": 0}
+    if stored.get("first_estimator") is not None:
+        meant["first_epochs"] = _three_fifths(stored["epochs"])
+    return {**stored, **{name: value for name, value in meant.items() if stored.get(name) is None}}
+
+
+def _three_fifths(epochs: int) -> int:
+    return math.ceil(0.6 * epochs)
 
 
 def stored_config(run_dir: str | os.PathLike | None) -> Config:

@@ -305,8 +305,8 @@ def _callbacks(config: Config, training_images: Callable[[], tf.data.Dataset]) -
     callbacks = [StopOnNonFiniteLoss()]
     if config.kl_epochs:
         callbacks.append(KLAnnealing(config.kl_start, config.kl_epochs))
-    if config.first_estimator is not None:
-        callbacks.append(FirstEstimator(config.make_first_estimator()))
+    if config.first_epochs:
+        callbacks.append(FirstEstimator(config.make_first_estimator(), config.first_epochs))
     if config.warm_epochs:
         callbacks.append(WarmStart(training_images, config.warm_epochs, seed=config.seed & 0x7FFFFFFF))
     elif config.prior != "uniform":
