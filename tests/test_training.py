@@ -511,10 +511,8 @@ def test_the_config_of_an_earlier_version(stopped):
     assert stored["likelihood"] == "Bernoulli"  # what the run chose is written: its images are grey
     for name in ("validation_split", "likelihood"):
         stored.pop(name)
-    stored["weight_decay"] = None  # as it was written where there was none, before 0 stood for that
     (stopped / "config.json").write_text(json.dumps(stored))
     of_run = training.stored_config(stopped)
-    assert of_run.weight_decay == 0
     assert of_run.validation_split is None and of_run.likelihood == "Bernoulli"
     with pytest.raises(ValueError, match="likelihood is 'Bernoulli' in the run and 'Gaussian:1.0' now"):
         training.prepare(config(stopped, likelihood=likelihoods.Gaussian()), resume=True)
@@ -657,18 +655,22 @@ def test_what_a_recipe_sets_can_be_switched_off():
     model = run._build(off, (4, 4, 1), 1)
     assert (model.hidden_pixels, model.distortion, model.optimizer.weight_decay) == (None, None, None)
     assert Config(**training.read(vars(arguments_of(training.command(dataclasses.asdict(off)))))) == off
+    assert as_meant({"weight_decay": None, "epochs": 3})["weight_decay"] == 0  # of before 0 stood for none
 
 
 def test_the_epochs_of_the_first_estimator():
     """Three fifths, or the recipe's share of them, or so many; in a run of before they could be set, three fifths."""
-    assert Config().first_epochs == 0
-    assert [Config(first_estimator="ReinMax", epochs=n).first_epochs for n in (5, 60)] == [3, 36]
+    assert Config(model="cnn_bvae").first_epochs == 0
+    assert [Config(model="cnn_bvae", first_estimator="ReinMax", epochs=n).first_epochs for n in (5, 60)] == [3, 36]
     assert [Config(model="fc_hbvae", epochs=n).first_epochs for n in (10, 250)] == [6, 150]
+    given = Config(model="fc_hbvae", estimator="Hybrid+ARMS:4")  # all of the run has it, unless both are given
+    assert (given.first_estimator, given.first_epochs) == (None, 0)
+    assert Config(estimator="ARMS:4", first_estimator="ReinMax", epochs=20).first_epochs == 3
     *_, first = run._callbacks(Config(first_estimator="ReinMax", first_epochs=1), None)
     assert type(first) is FirstEstimator and first.epochs == 1
     assert as_meant({"first_estimator": "ReinMax", "epochs": 7})["first_epochs"] == 5  # 4.2 were over
     with pytest.raises(ValueError) as error:
-        Config(first_epochs=3)
+        Config(model="cnn_bvae", first_epochs=3)
     one_line(error, "first_epochs is 3", "without first_estimator it must be 0")
 
 

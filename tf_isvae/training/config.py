@@ -18,12 +18,14 @@ from tf_isvae.training.settings import setting
 if TYPE_CHECKING:  # TensorFlow is imported when a setting needs it; the command line does without
     from tf_isvae import estimators, likelihoods
 
+OFF = {"weight_decay": 0.0, "distortion": 0.0, "hidden_pixels": 0.0}
+"""What runs do without, unless a recipe sets it. Runs of before recipes did have null for 0."""
 MEANT_BEFORE = {
     **{"validation_split": None, "prior": "uniform", "likelihood": "Bernoulli"},
-    **{"kl_weight": 1.0, "distortion": 0.0, "hidden_pixels": 0.0, "first_estimator": None, "warm_epochs": 0},
-    "weight_decay": 0.0,
+    **{"kl_weight": 1.0, "first_estimator": None, "warm_epochs": 0},
+    **OFF,
 }
-"""What runs did before there was a setting for it; their config.json lacks it, or has null (as_meant)."""
+"""What runs did before there was a setting for it; their config.json lacks it."""
 
 SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("default", "mirrored", "multi_worker")
@@ -70,7 +72,8 @@ class Config:
     first_estimator: str | dict | None = setting(
         None,
         settings.Named("estimators"),
-        "another estimator in the first epochs, such as ReinMax (callbacks.FirstEstimator)",
+        "another estimator in the first epochs, such as ReinMax (callbacks.FirstEstimator); the recipe's only if none "
+        "is given as estimator",
     )
     first_epochs: int | None = setting(
         None,
@@ -207,9 +210,11 @@ class Config:
             "prior": "uniform",
             "warm_epochs": 0,
             "first_epochs": _three_fifths(row.recipes[self.recipe]["epochs"]),
-            **{"weight_decay": 0.0, "distortion": 0.0, "hidden_pixels": 0.0},
+            **OFF,
             **row.recipes[self.recipe],
         }
+        if self.estimator is not None:  # then all of the run has it
+            defaults["first_estimator"] = None
         shares = ("kl_epochs", "warm_epochs", "first_epochs")
         for name, value in defaults.items():
             if getattr(self, name) is None and name not in shares:
@@ -290,10 +295,9 @@ def command(values: dict[str, Any]) -> str:
 
 def as_meant(stored: dict[str, Any]) -> dict[str, Any]:
     """The settings in a run's config.json, with what it meant before there was a setting for it, or by null."""
-    meant = {**MEANT_BEFORE, "first_epochs": 0}
-    if stored.get("first_estimator") is not None:
-        meant["first_epochs"] = _three_fifths(stored["epochs"])
-    return {**stored, **{name: value for name, value in meant.items() if stored.get(name) is None}}
+    meant = {**MEANT_BEFORE, **stored}
+    meant.setdefault("first_epochs", 0 if meant["first_estimator"] is None else _three_fifths(meant["epochs"]))
+    return {**meant, **{name: 0.0 for name in OFF if meant[name] is None}}
 
 
 def _three_fifths(epochs: int) -> int:
