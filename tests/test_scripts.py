@@ -218,7 +218,7 @@ def test_help_lists_every_option(train):
         "24 (fc_hvae), 15 (cnn_hvae), 250 (fc_hbvae); with --recipe paper 300" in output
     )
     # The setting of one model does not pass for that of all.
-    assert "0.1 (fc_hbvae)" in output and "clusters (fc_hvae, cnn_hvae)" in output
+    assert "0.1 (fc_bvae, fc_hbvae)" in output and "clusters (fc_hvae, cnn_hvae)" in output
     assert f"one of {', '.join(zoo.MODELS)};" in output and f"one of {', '.join(estimators.names())};" in output
 
 

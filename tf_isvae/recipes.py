@@ -91,7 +91,7 @@ _ANNEALED = {**_BEST, "schedule": "cosine", "kl_start": 30.0}
 # For bits that have Gaussians beside them: callbacks.FirstEstimator, and a share of the pixels hidden from the encoder
 # (docs/hybrid.md).
 _FAST_FIRST = {"first_estimator": "Hybrid+ReinMax", "first_epochs": 150, "hidden_pixels": 0.1}
-# A larger rate learns faster, and would learn the training images by heart: decay and hidden pixels are against that
+# A larger rate learns faster, and learns the training images by heart sooner, against which are decay and hidden pixels
 # (docs/estimators.md).
 _DECAYING = {"learning_rate": 3e-3, "weight_decay": 0.03, "hidden_pixels": 0.1}
 _DECAYING |= {"first_estimator": "ReinMax", "first_epochs": 33}
