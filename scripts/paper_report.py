@@ -106,7 +106,7 @@ def figures(results: dict[str, dict]) -> list[str]:
         "first 1,000 test images. Active units: entries of the posterior mean with a variance over the images above "
         "0.01. Codes used: different codes among the test images. Seconds are those on the clock from the start of the "
         "training to its end. Where the gradient variance was measured, they include that. Other programs ran on the "
-        "same machine, and some runs were interrupted: a run needs at most these seconds.\n",
+        "same machine, some runs were interrupted, and not all are of one machine: compare them roughly.\n",
         table("experiment | model, data, seed | estimator | batch | precision | command", settings),
     ]
     unmeasured = [name for name, result in results.items() if "gradient_variance" not in result["history"]]
