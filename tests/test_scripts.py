@@ -71,7 +71,7 @@ def test_what_a_run_shows(finished):
     parameters = dense + 6 * 1024 + 1024 + 1024 * 64 + 64
     assert shown["data"] == "digits: 1,437 training and 360 test images of 8x8x1"
     assert shown["model"].startswith(f"fc_bvae: latent 6, {parameters:,} parameters, ")
-    assert shown["steps"] == "15 epochs of 5, batch 300, learning rate 0.001, cosine"
+    assert shown["steps"] == "15 epochs of 5, batch 300, learning rate 0.003, cosine"
     assert (shown["estimator"], shown["run directory"]) == ("DisARM", str(run_dir))
     epochs = lines[7 : 7 + EPOCHS]
     number = r" +-?\d+\.\d\d  "
