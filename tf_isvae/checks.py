@@ -47,10 +47,12 @@ def positive(name: str, value: float) -> float:
     return float(value)
 
 
-def share(name: str, value: float) -> float:
-    """`value` as a float. Raises ValueError if it is not a number above 0 and below 1."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a share, above 0 and below 1, such as 0.1.")
+def share(name: str, value: float, or_none: bool = False) -> float:
+    """`value` as a float. Raises ValueError if it is not a number above 0 and below 1, nor 0 if `or_none`."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not (0 < value < 1 or (or_none and value == 0)):
+        none = ", or 0 for none" * or_none
+        raise ValueError(f"{name} is {value!r}; it must be a share, above 0 and below 1, such as 0.1{none}.")
     return float(value)
 
 

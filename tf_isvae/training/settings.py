@@ -80,9 +80,7 @@ class Share(Kind):
     form = "NUMBER"
 
     def check(self, name, value):
-        if self.or_none and type(value) in (int, float) and value == 0:
-            return 0.0
-        return checks.share(name, value)
+        return checks.share(name, value, self.or_none)
 
     def read(self, text):
         return _read_as(float, text)
