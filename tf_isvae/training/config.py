@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # TensorFlow is imported when a setting needs it; the command
     from tf_isvae import estimators, likelihoods
 
 OFF = {"weight_decay": 0.0, "distortion": 0.0, "hidden_pixels": 0.0}
-"""What runs do without, unless a recipe sets it. Runs of before recipes did have null for 0."""
+"""What runs do without, unless a recipe sets it. In config.json of earlier runs, null stands for it."""
 MEANT_BEFORE = {
     **{"validation_split": None, "prior": "uniform", "likelihood": "Bernoulli"},
     **{"kl_weight": 1.0, "first_estimator": None, "warm_epochs": 0},
@@ -297,7 +297,7 @@ def as_meant(stored: dict[str, Any]) -> dict[str, Any]:
     """The settings in a run's config.json, with what it meant before there was a setting for it, or by null."""
     meant = {**MEANT_BEFORE, **stored}
     meant.setdefault("first_epochs", 0 if meant["first_estimator"] is None else _three_fifths(meant["epochs"]))
-    return {**meant, **{name: 0.0 for name in OFF if meant[name] is None}}
+    return {**meant, **{name: value for name, value in OFF.items() if meant[name] is None}}
 
 
 def _three_fifths(epochs: int) -> int:
@@ -321,8 +321,7 @@ def stored_config(run_dir: str | os.PathLike | None) -> Config:
         raise ValueError("to resume, give run_dir: the directory of the run to go on with.")
     path = Path(run_dir) / "config.json"
     try:
-        stored = json.loads(path.read_text())
-        stored = as_meant(stored)
+        stored = as_meant(json.loads(path.read_text()))
         values = {field.name: stored[field.name] for field in dataclasses.fields(Config)}
         return Config(**{**values, "run_dir": str(run_dir)})
     except (FileNotFoundError, NotADirectoryError):
