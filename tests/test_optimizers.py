@@ -1,4 +1,4 @@
-"""tf_isvae.optimizers.Adam against keras.optimizers.Adam, the oracle."""
+"""tf_isvae.optimizers.Adam against keras.optimizers.Adam, the oracle, and Muon against NumPy's singular vectors."""
 
 import keras
 import numpy as np
@@ -63,6 +63,52 @@ def test_rectified_makes_adam_the_published_radam():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(weight), theta, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(7, 200), (200, 7), (128, 500), (4, 9)])
+def test_muon_goes_equally_far_in_all_directions(shape):
+    """Along the singular vectors of gradient + 0.95 momentum (float64), 0.7 to 1.2 times 0.2 sqrt(longer side) rate.
+
+    The iteration's own bounds are 0.68 and 1.14 for singular values above 0.005 of the matrix's length, as all are here.
+    """
+    rng, rate = np.random.default_rng(0), 0.03
+    weight = keras.Variable(rng.normal(size=shape), dtype="float32")
+    optimizer = optimizers.Muon(rate)
+    optimizer.build([weight])
+    momentum = np.zeros(shape)
+    for size in (1.0, 1e-4, 30.0):
+        gradient = size * rng.normal(size=shape) * np.linspace(0.5, 1, shape[1])
+        before = keras.ops.convert_to_numpy(weight).astype(np.float64)
+        optimizer.apply([tf.constant(gradient, tf.float32)], [weight])
+        step = (before - keras.ops.convert_to_numpy(weight)) / (0.2 * max(shape) ** 0.5 * rate)
+        momentum = 0.95 * momentum + gradient
+        left, values, right = np.linalg.svd(gradient + 0.95 * momentum, full_matrices=False)
+        assert values.min() > 0.005 * np.linalg.norm(values)
+        along = left.T @ step @ right.T
+        assert 0.6 < np.diag(along).min() and np.diag(along).max() < 1.25
+        np.testing.assert_allclose(left @ np.diag(np.diag(along)) @ right, step, atol=2e-3)
+
+
+def test_muon_leaves_a_weight_whose_gradient_is_0():
+    weight = keras.Variable(np.ones((3, 2)), dtype="float32")
+    optimizer = optimizers.Muon(0.1)
+    optimizer.apply([tf.zeros((3, 2))], [weight])
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), 1)
+
+
+def test_muon_is_adam_for_all_but_narrow_matrices():
+    shapes = ((129, 130), (5,), (2, 2, 3, 1), (3, 2))
+    weights = {}
+    for kind in (optimizers.Muon, optimizers.Adam):
+        rng = np.random.default_rng(0)
+        weights[kind] = [keras.Variable(rng.normal(size=shape), dtype="float32") for shape in shapes]
+        optimizer = kind(0.01, weight_decay=0.1)
+        for _ in range(3):
+            optimizer.apply([tf.constant(rng.normal(size=s), tf.float32) for s in shapes], weights[kind])
+    pairs = [[keras.ops.convert_to_numpy(w) for w in pair] for pair in zip(*weights.values(), strict=True)]
+    for muon, adam in pairs[:-1]:
+        np.testing.assert_array_equal(muon, adam)
+    assert np.abs(np.subtract(*pairs[-1])).min() > 1e-4
+
+
 def test_weights_of_another_dtype():
     for ours, theirs in zip(
         _after(optimizers.Adam(), dtype="bfloat16"), _after(keras.optimizers.Adam(), dtype="bfloat16"), strict=True
@@ -77,7 +123,8 @@ def test_sparse_gradients():
         optimizer.apply([tf.IndexedSlices(tf.ones((2, 2)), tf.constant([1, 1]), tf.constant([3, 2]))], [weight])
         return keras.ops.convert_to_numpy(weight)
 
-    np.testing.assert_allclose(step(optimizers.Adam(0.1)), step(keras.optimizers.Adam(0.1)), rtol=1e-6)
+    for kind in (optimizers.Adam, optimizers.Muon):
+        np.testing.assert_allclose(step(kind(0.1)), step(keras.optimizers.Adam(0.1)), rtol=1e-6)
 
 
 def _trained(optimizer, strategy=None) -> keras.Model:
@@ -103,6 +150,19 @@ def test_fit_and_saving_with_its_state(tmp_path):
 
 
 @pytest.mark.all
+def test_muon_is_saved_with_its_state(tmp_path):
+    model = _trained(optimizers.Muon)
+    assert any(np.abs(w - v).max() > 1e-3 for w, v in zip(model.get_weights(), _trained(optimizers.Adam).get_weights()))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.optimizer) is optimizers.Muon
+    for ours, theirs in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.all
 def test_replicas_make_the_same_steps(apart):
-    for ours, theirs in zip(*apart("adam_on_two_replicas", devices=2), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+    ours, keras_own, muon = apart("optimizers_on_two_replicas", devices=2)
+    for on_two, expected in ((ours, keras_own), (muon, _trained(optimizers.Muon).get_weights())):
+        for weight, other in zip(on_two, expected, strict=True):
+            np.testing.assert_allclose(weight, other, rtol=0, atol=2e-5)

@@ -76,6 +76,7 @@ _PAPER = {  # section 6 of the paper, for all models
     "estimator": "ImportanceSampling",
     "epochs": 300,
     "batch_size": 2048,
+    "optimizer": "Adam",
     "learning_rate": 1e-3,
     "schedule": "constant",
     "kl_weight": 1.0,

@@ -22,11 +22,12 @@ OFF = {"weight_decay": 0.0, "distortion": 0.0, "hidden_pixels": 0.0}
 """What runs do without, unless a recipe sets it. In config.json of earlier runs, null stands for it."""
 MEANT_BEFORE = {
     **{"validation_split": None, "prior": "uniform", "likelihood": "Bernoulli"},
-    **{"kl_weight": 1.0, "first_estimator": None, "warm_epochs": 0},
+    **{"kl_weight": 1.0, "first_estimator": None, "warm_epochs": 0, "optimizer": "Adam"},
     **OFF,
 }
 """What runs did before there was a setting for it; their config.json lacks it."""
 
+OPTIMIZERS = ("Adam", "Muon")
 SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("default", "mirrored", "multi_worker")
 RECIPES = {recipe: recipes.by_recipe(recipe) for recipe in ("best", "paper", "hash")}
@@ -94,7 +95,12 @@ class Config:
     )
     epochs: int | None = setting(None, settings.Integer(1), "passes over the training images")
     batch_size: int | None = setting(None, settings.Integer(1), "images in a step, of all devices together")
-    learning_rate: float | None = setting(None, settings.Positive(), "of Adam, at the beginning")
+    optimizer: str | None = setting(
+        None,
+        settings.OneOf(OPTIMIZERS),
+        "Adam, or Muon: Adam but for the encoder's last layer and the decoder's first (optimizers.Muon)",
+    )
+    learning_rate: float | None = setting(None, settings.Positive(), "at the beginning")
     schedule: str | None = setting(
         None, settings.OneOf(SCHEDULES), "of the learning rate: constant, or cosine, which ends at 0"
     )

@@ -286,7 +286,7 @@ def _build(config: Config, image_shape: tuple[int, int, int], steps_per_epoch: i
     rate = config.learning_rate
     if config.schedule == "cosine":
         rate = _cosine(rate, steps_per_epoch * config.warm_epochs, steps_per_epoch * config.epochs)
-    optimizer = optimizers.Adam(rate, weight_decay=config.weight_decay or None)
+    optimizer = getattr(optimizers, config.optimizer)(rate, weight_decay=config.weight_decay or None)
     optimizer.exclude_from_weight_decay(var_names=["bias"])  # the decoder's last one holds the mean image
     model.compile(optimizer=optimizer)
     optimizer.build(model.trainable_variables)
