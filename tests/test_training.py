@@ -623,6 +623,7 @@ DIFFERENT = {  # from the recipe and from Config's own defaults, each of them
         "distortion": 0.1,
         "hidden_pixels": 0.2,
         "weight_decay": 0.25,
+        "optimizer": "Muon",
         "first_estimator": "Hybrid+ReinMax",
         "first_epochs": 1,
         "warm_epochs": 1,
