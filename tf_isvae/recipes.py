@@ -96,7 +96,7 @@ _FAST_FIRST = {"first_estimator": "Hybrid+ReinMax", "first_epochs": 150, "hidden
 # A larger rate learns faster, and learns the training images by heart sooner, against which are decay and hidden pixels
 # (docs/estimators.md).
 _DECAYING = {
-    **{"learning_rate": 3e-3, "weight_decay": 0.03, "hidden_pixels": 0.1},
+    **{"optimizer": "Muon", "learning_rate": 3e-3, "weight_decay": 0.03, "hidden_pixels": 0.1},
     **{"first_estimator": "ReinMax", "first_epochs": 33},
 }
 # The Gaussians first, alone (callbacks.WarmStart).
