@@ -97,7 +97,7 @@ _FAST_FIRST = {"first_estimator": "Hybrid+ReinMax", "first_epochs": 150, "hidden
 # (docs/estimators.md).
 _DECAYING = {
     **{"optimizer": "Muon", "learning_rate": 3e-3, "weight_decay": 0.03, "hidden_pixels": 0.1},
-    **{"first_estimator": "ReinMax", "first_epochs": 33},
+    **{"first_estimator": "ReinMax", "first_epochs": 11},
 }
 # The Gaussians first, alone (callbacks.WarmStart).
 _HYBRID = {**_BITS, "prior": "clusters", "precision": "fastest"}
