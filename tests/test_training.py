@@ -20,7 +20,7 @@ import tensorflow as tf
 from helpers import needs_bfloat16, one_line, same_run
 from PIL import Image
 
-from tf_isvae import datasets, estimators, evaluation, files, likelihoods, training, zoo
+from tf_isvae import datasets, estimators, evaluation, files, likelihoods, optimizers, training, zoo
 from tf_isvae.callbacks import FirstEstimator, NonFiniteLoss, StopOnNonFiniteLoss
 from tf_isvae.precision import cap_below_bfloat16, multiplies_bfloat16
 from tf_isvae.training import RECIPES, Config, progress, run, run_directory
@@ -342,6 +342,14 @@ def test_weights_decay_and_biases_do_not():
     model.optimizer.apply([np.zeros(weight.shape, np.float32) for weight in weights], weights)
     for old, new in zip(before, model.encoder.get_weights() + model.decoder.get_weights(), strict=True):
         np.testing.assert_allclose(new, old * (1 - 0.1 * 0.25) if old.ndim > 1 else old, rtol=1e-6)
+
+
+def test_the_optimizer_of_a_run():
+    """Muon for bits in dense networks, Adam for the others, and in runs of before there was a choice."""
+    for settings, kind in (({}, "Muon"), ({"optimizer": "Adam"}, "Adam"), ({"model": "fc_cvae"}, "Adam")):
+        model = run._build(Config(latent_dim=3, **settings), (4, 4, 1), 1)
+        assert type(model.optimizer) is getattr(optimizers, kind)
+    assert as_meant({"epochs": 3})["optimizer"] == "Adam"
 
 
 @pytest.mark.all
