@@ -67,7 +67,7 @@ def test_rectified_makes_adam_the_published_radam():
 def test_muon_goes_equally_far_in_all_directions(shape):
     """Along the singular vectors of gradient + 0.95 momentum (float64), 0.7 to 1.2 times 0.2 sqrt(longer side) rate.
 
-    The iteration's own bounds are 0.68 and 1.14 for singular values above 0.005 of the matrix's length, as all are here.
+    The iteration's own bounds are 0.68 and 1.14, for singular values above 0.005 of the matrix's length: as all here.
     """
     rng, rate = np.random.default_rng(0), 0.03
     weight = keras.Variable(rng.normal(size=shape), dtype="float32")
@@ -83,7 +83,7 @@ def test_muon_goes_equally_far_in_all_directions(shape):
         left, values, right = np.linalg.svd(gradient + 0.95 * momentum, full_matrices=False)
         assert values.min() > 0.005 * np.linalg.norm(values)
         along = left.T @ step @ right.T
-        assert 0.6 < np.diag(along).min() and np.diag(along).max() < 1.25
+        assert np.diag(along).min() > 0.6 and np.diag(along).max() < 1.25
         np.testing.assert_allclose(left @ np.diag(np.diag(along)) @ right, step, atol=2e-3)
 
 
@@ -151,8 +151,8 @@ def test_fit_and_saving_with_its_state(tmp_path):
 
 @pytest.mark.all
 def test_muon_is_saved_with_its_state(tmp_path):
-    model = _trained(optimizers.Muon)
-    assert any(np.abs(w - v).max() > 1e-3 for w, v in zip(model.get_weights(), _trained(optimizers.Adam).get_weights()))
+    model, other = _trained(optimizers.Muon), _trained(optimizers.Adam)
+    assert any(np.abs(w - v).max() > 1e-3 for w, v in zip(model.get_weights(), other.get_weights(), strict=True))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded.optimizer) is optimizers.Muon

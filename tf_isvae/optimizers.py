@@ -56,8 +56,8 @@ class Muon(Adam):
 
         0.2 sqrt(max(rows, columns)) learning_rate U V^T,
 
-    which is as large, in the root of the mean square, as a step of Adam. Newton and Schulz's iteration takes the place of
-    the singular value decomposition: it brings the singular values to between 0.7 and 1.2, not to 1.
+    which is as large, in the root of the mean square, as Adam's steps usually are. Newton and Schulz's iteration takes
+    the place of the singular value decomposition: it brings the singular values to between 0.7 and 1.2, not to 1.
 
     Narrow is a matrix of at most `NARROW` rows or columns. In the zoo's networks these are the encoder's last layer and
     the decoder's first. A step of Adam goes mostly in the few directions that the images need first, so some bits
@@ -73,8 +73,8 @@ class Muon(Adam):
         >>> model.compile(optimizer=optimizers.Muon(3e-3, weight_decay=0.03))
 
     References:
-        Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. Liu et al., "Muon is scalable for
-        LLM training", 2025, arXiv:2502.16982, for the length of a step.
+        Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. The length of a step: Liu et
+        al., "Muon is scalable for LLM training", 2025, arXiv:2502.16982.
     """
 
     def update_step(self, gradient, variable, learning_rate):
