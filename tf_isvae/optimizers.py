@@ -60,9 +60,8 @@ class Muon(Adam):
     the place of the singular value decomposition: it brings the singular values to between 0.7 and 1.2, not to 1.
 
     Narrow is a matrix of at most `NARROW` rows or columns. In the zoo's networks these are the encoder's last layer and
-    the decoder's first. A step of Adam goes mostly in the few directions that the images need first, so some bits
-    are left idle; here all bits are moved. The iteration costs little beside the gradient of a narrow matrix, and many
-    times as much as that of a wide one.
+    the decoder's first. The iteration costs little beside the gradient of a narrow matrix, and many times as much as
+    that of a wide one, which gains nothing by it there (docs/estimators.md).
 
     Args:
         learning_rate, weight_decay, beta_1, ...: as of keras.optimizers.Adam. The betas and epsilon are those of the

@@ -61,9 +61,9 @@ def _enumerated_if_possible(latent_dim: int | tuple[int, int]) -> str:
 #
 # The figures that chose them: test -ELBO in nats per image, grey MNIST, seed 0, and seconds on one core of an AMD EPYC
 # with avx512_bf16, beside other jobs.
-#   fc_bvae   paper 124.6 (300 epochs, 2,180 s); best passes 124.6 in the third epoch and ends at 103.8. From 1e-3 with
-#             DisARM alone 106.2 (2,164 s); with Linearized() for that 0.8 nats lower after 10 epochs, no lower after
-#             the same seconds.
+#   fc_bvae   paper 124.6 (300 epochs, 2,180 s); best passes 124.6 in the second epoch and ends at 102.9. With Adam
+#             103.8, and from 1e-3 with DisARM alone 106.2 (2,164 s); with Linearized() for that 0.8 nats lower after 10
+#             epochs, no lower after the same seconds.
 #   cnn_bvae  paper 129.5 (300 epochs, 7,078 s); best below 115 after 67 epochs (1,965 s) and
 #             112.4 after 160 (5,464 s), in mixed_bfloat16.
 #   fc_cvae   paper 158.1 (300 epochs, 2,360 s); best 139.3 (249 s), all 100 codes used.
@@ -71,7 +71,7 @@ def _enumerated_if_possible(latent_dim: int | tuple[int, int]) -> str:
 #   fc_hvae   best 101.1, ACC 0.839 (522 s); docs/hybrid.md has what led to it. cnn_hvae: the same recipe, not tuned.
 #   cnn_cvae  paper 205.9 after 100 epochs (one code); best 140.4 in mixed_bfloat16 (713 s), all 100 codes used.
 # On the digits (FC BVAE, 60 epochs at batch 64, cosine): ImportanceSampling 374, DisARM 304, with start_at_mean 301,
-# with a KL weight from 10 in 10 epochs besides 308; the recipe 299.
+# with a KL weight from 10 in 10 epochs besides 308; the recipe 294.
 _PAPER = {  # section 6 of the paper, for all models
     "estimator": "ImportanceSampling",
     "epochs": 300,
@@ -93,8 +93,8 @@ _ANNEALED = {**_BEST, "schedule": "cosine", "kl_start": 30.0}
 # For bits that have Gaussians beside them: callbacks.FirstEstimator, and a share of the pixels hidden from the encoder
 # (docs/hybrid.md).
 _FAST_FIRST = {"first_estimator": "Hybrid+ReinMax", "first_epochs": 150, "hidden_pixels": 0.1}
-# A larger rate learns faster, and learns the training images by heart sooner, against which are decay and hidden pixels
-# (docs/estimators.md).
+# Muon, and a larger rate, learn faster, and learn the training images by heart sooner, against which are decay and
+# hidden pixels (docs/estimators.md).
 _DECAYING = {
     **{"optimizer": "Muon", "learning_rate": 3e-3, "weight_decay": 0.03, "hidden_pixels": 0.1},
     **{"first_estimator": "ReinMax", "first_epochs": 11},
