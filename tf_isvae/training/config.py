@@ -98,7 +98,7 @@ class Config:
     optimizer: str | None = setting(
         None,
         settings.OneOf(OPTIMIZERS),
-        "Adam, or Muon: Adam but for the encoder's last layer and the decoder's first (optimizers.Muon)",
+        "Adam, or Muon: Adam but for narrow matrices, the encoder's last and the decoder's first (optimizers.Muon)",
     )
     learning_rate: float | None = setting(None, settings.Positive(), "at the beginning")
     schedule: str | None = setting(
