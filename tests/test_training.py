@@ -188,7 +188,7 @@ def test_metrics_are_the_last_row_of_the_history(finished):
     for row in rows:
         for prefix in ("", "val_"):
             assert row[prefix + "loss"] == pytest.approx(row[prefix + "kl"] - row[prefix + "log_likelihood"], rel=1e-5)
-    assert rows[-1]["loss"] < rows[0]["loss"] - 1
+    assert rows[-1]["val_loss"] < rows[0]["val_loss"] and rows[-1]["loss"] < rows[0]["loss"] - 1
     assert (metrics["epochs"], metrics["steps"]) == (3, 3 * STEPS)
 
 
