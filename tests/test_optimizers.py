@@ -127,11 +127,11 @@ def test_sparse_gradients():
         np.testing.assert_allclose(step(kind(0.1)), step(keras.optimizers.Adam(0.1)), rtol=1e-6)
 
 
-def _trained(optimizer, strategy=None) -> keras.Model:
+def _trained(optimizer, strategy=None, estimator=None) -> keras.Model:
     images = np.random.default_rng(0).random((32, 4, 4, 1), np.float32)
     with (strategy or tf.distribute.get_strategy()).scope():
         keras.utils.set_random_seed(0)
-        model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3, seed=0)
+        model = zoo.build("fc_bvae", image_shape=(4, 4, 1), latent_dim=3, estimator=estimator, seed=0)
         model.compile(optimizer=optimizer())
     model.fit(images, batch_size=8, epochs=2, shuffle=False, verbose=0)
     return model
