@@ -57,6 +57,7 @@ def prepare(arguments: argparse.Namespace) -> tuple:
     from tf_isvae import checks, evaluation, priors, zoo
     from tf_isvae.export import card
 
+    command_line.exact_float32()
     checks.integer("--epochs", arguments.epochs)
     for name in ("joint_epochs", "refine"):
         checks.integer(f"--{name.replace('_', '-')}", getattr(arguments, name), 0)

@@ -64,6 +64,7 @@ def make_parser() -> command_line.Parser:
 
 def prepare(arguments: argparse.Namespace) -> tuple[argparse.Namespace, dict[str, tuple]]:
     """The settings of the runs that begin or go on, by name, beside the arguments; refuses runs of something else."""
+    command_line.exact_float32()
     unknown = [name for name in arguments.names if name not in EXPERIMENTS]
     if unknown:
         raise ValueError(f"experiment is {', '.join(unknown)}; it must be one of {', '.join(EXPERIMENTS)}.")

@@ -11,11 +11,14 @@ import importlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import ROOT
 
 from tf_isvae import datasets, estimators, posteriors, zoo
 from tf_isvae.commands import gpu_check
 
 FLOAT32, TF32, BFLOAT16 = gpu_check.ARITHMETICS
+# Those that encode or measure; so do some of scripts/.
+COMMANDS = ("evaluate", "export", "search", "compare_retrieval", "compare_outliers")
 
 
 def rounded(x):
@@ -113,15 +116,17 @@ def test_the_bounds_tell_one_arithmetic_from_another(name):
     assert np.all(np.array(errors) < narrow)
 
 
-@pytest.mark.parametrize("name", ["evaluate", "export", "search", "compare_retrieval", "compare_outliers"])
-def test_commands_that_encode_leave_tf32_out(name):
+@pytest.mark.parametrize("name", [*COMMANDS, "compare_clusters", "learn_prior", "reproduce_paper"])
+def test_commands_that_encode_leave_tf32_out(name, monkeypatch):
     """Before anything else; importing the library, and training, leave TensorFlow's setting alone."""
     switch = tf.config.experimental.enable_tensor_float_32_execution
     before = tf.config.experimental.tensor_float_32_execution_enabled()
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    command = importlib.import_module(f"tf_isvae.commands.{name}" if name in COMMANDS else name)
     switch(True)
     try:
         with contextlib.suppress(AttributeError):
-            importlib.import_module(f"tf_isvae.commands.{name}").prepare(argparse.Namespace())
+            command.prepare(argparse.Namespace())
         assert not tf.config.experimental.tensor_float_32_execution_enabled()
     finally:
         switch(before)
