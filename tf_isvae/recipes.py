@@ -69,7 +69,7 @@ def _enumerated_if_possible(latent_dim: int | tuple[int, int]) -> str:
 #   fc_cvae   paper 158.1 (300 epochs, 2,360 s); best 139.3 (249 s), all 100 codes used.
 #             Without annealing 192.7 and 4 codes, from a weight of 100 151.5 and 45 (the prototype).
 #   fc_hvae   best 101.1, ACC 0.839 (522 s); docs/hybrid.md has what led to it. cnn_hvae: the same recipe, not tuned.
-#   cnn_cvae  paper 205.9 after 100 epochs (one code); best 140.4 in mixed_bfloat16 (713 s), all 100 codes used.
+#   cnn_cvae  paper 205.9 after 300 epochs (one code); best 140.4 in mixed_bfloat16 (713 s), all 100 codes used.
 # On the digits (FC BVAE, 60 epochs at batch 64, cosine): ImportanceSampling 374, DisARM 304, with start_at_mean 301,
 # with a KL weight from 10 in 10 epochs besides 308; the recipe 295.
 _PAPER = {  # section 6 of the paper, for all models
