@@ -31,7 +31,7 @@ def exact(likelihood, output, images):
     return p.log_prob(images).numpy().sum((-3, -2, -1))
 
 
-@pytest.fixture(params=[(1, 1, 1), (3, 2, 1), (4, 4, 3)], ids=str)
+@pytest.fixture(params=[(1, 1, 1), (3, 2, 1), (4, 4, 3), (67, 1, 1), (28, 28, 1)], ids=str)
 def arrays(request):
     rng = np.random.default_rng(0)
     output = rng.normal(scale=4.0, size=(5, *request.param)).astype(np.float32)
@@ -153,6 +153,12 @@ def test_bernoulli_has_a_second_derivative(arrays):
         first = inner.gradient(value, output)
     x_hat = 1 / (1 + np.exp(-arrays[0].astype(np.float64)))
     np.testing.assert_allclose(outer.gradient(first, output), -x_hat * (1 - x_hat), atol=1e-6)
+
+
+def test_bernoulli_of_many_undecided_pixels_does_not_underflow():
+    """A product of probabilities of 1/2 would, from 149 pixels on: 128 * 128 ln 2 nats."""
+    output, images = tf.zeros((1, 128, 128, 1)), np.full((1, 128, 128, 1), 0.5, np.float32)
+    np.testing.assert_allclose(likelihoods.Bernoulli().log_prob(output, images), [-(128**2) * np.log(2)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("logit", [-1e4, -100.0, 100.0, 1e4])

@@ -75,7 +75,7 @@ def test_a_tfp_distribution_to_everyone_else(name):
         (tf.function(lambda given: given.log_prob(z))(q), own.log_prob(z)),
         (tf.function(lambda given: given)(q).sample(5, seed=(1, 2)), z),
     ):
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)  # a KL of 0 is one only nearly
     assert posteriors.of(q) is q
 
 
@@ -196,6 +196,33 @@ def test_normal_quantile():
     uniform = np.concatenate([np.linspace(1e-7, 1 - 1e-7, 10_001), [2.0**-24, 1 - 2.0**-24]]).astype(np.float32)
     found = posteriors.normal_quantile(tf.constant(uniform))
     np.testing.assert_allclose(found, scipy.special.ndtri(uniform.astype(np.float64)), atol=1e-5)
+
+
+# --- the KL of bits --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior_shape", [(4, 3), (1, 3)])
+@pytest.mark.parametrize("size", [0.01, 2.0, 20.0, 500.0])
+def test_kl_of_bits_and_its_gradient(size, prior_shape):
+    """Against the formula in float64: p (eta - b) - ln(1 + e^eta) + ln(1 + e^b), b the prior's logits."""
+    rng = np.random.default_rng(0)
+    eta, prior = (rng.normal(scale=size, size=shape).astype(np.float32) for shape in ((4, 3), prior_shape))
+    given = tf.constant(eta), tf.constant(prior)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        kl = tfd.kl_divergence(Bits(given[0]), Bits(given[1]))
+    eta, prior = eta.astype(np.float64), prior.astype(np.float64)
+    p, b = scipy.special.expit(eta), scipy.special.expit(prior)
+    expected = p * (eta - prior) - np.logaddexp(0, eta) + np.logaddexp(0, prior)
+    np.testing.assert_allclose(kl, expected.sum(1), rtol=1e-6, atol=1e-5)
+    to_prior = (b - p).sum(0, keepdims=True) if len(prior) == 1 else b - p
+    for found, by_hand in zip(tape.gradient(kl, given), (p * (1 - p) * (eta - prior), to_prior), strict=True):
+        np.testing.assert_allclose(found, by_hand, rtol=1e-5, atol=2e-6)
+
+
+def test_bits_are_at_no_distance_from_themselves():
+    logits = tf.constant([[0.0, -3.0, 30.0, 500.0]])
+    np.testing.assert_array_equal(tfd.kl_divergence(Bits(logits), Bits(logits)), [0.0])
 
 
 # --- bounded --------------------------------------------------------------------------------------------------------

@@ -295,6 +295,33 @@ class Bits(_Discrete, tfd.Independent):
         return tf.cast(uniform < tf.sigmoid(self.logits), tf.float32)
 
 
+@tfd.RegisterKL(Bits, Bits)
+def _kl(q: Bits, p: Bits, name=None) -> tf.Tensor:
+    shape = tf.broadcast_dynamic_shape(tf.shape(q.logits), tf.shape(p.logits))
+    return tf.reduce_sum(_kl_of_bits(*(tf.broadcast_to(each.logits, shape) for each in (q, p))), axis=-1)
+
+
+# A graph of its own, as the likelihood's.
+@tf.function(autograph=False, reduce_retracing=True)
+@tf.custom_gradient
+def _kl_of_bits(eta: tf.Tensor, prior: tf.Tensor):
+    """KL of each bit with logit eta from one with logit `prior`, of their shape, in nats.
+
+    With p = sigmoid(eta), it is p (eta - prior) - A(eta) + A(prior), A(l) = ln(1 + e^l) = max(l, 0) - ln sigmoid(|l|):
+    TFP's value, and the gradient p (1 - p) (eta - prior), in a third of the time.
+    """
+    ones, prior_ones = tf.sigmoid(eta), tf.sigmoid(prior)
+
+    def cross_entropy(logits, p):
+        # p l - max(l, 0) as one product: the difference would lose as much as l has of nats.
+        return (tf.cast(logits > 0, tf.float32) - ones) * logits - tf.math.log(tf.maximum(p, 1 - p))
+
+    def gradient(upstream):
+        return upstream * ones * (1 - ones) * (eta - prior), upstream * (prior_ones - ones)
+
+    return cross_entropy(prior, prior_ones) - cross_entropy(eta, ones), gradient
+
+
 class OneHots(_Discrete, tfd.TransformedDistribution):
     """`variables` independent one-hot vectors, flattened to z (..., units) (paper, eq. 24).
 

@@ -50,8 +50,13 @@ class ImportanceSampling(Sampling):
         self.proposal = proposal
 
     def __call__(self, posterior: tfd.Distribution, log_likelihood: LogLikelihood, seed=None) -> Estimate:
+        if self.proposal is None:  # eq. 20 and 26, without the weights
+            posterior = posteriors.of(posterior)
+            z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
+            f = log_likelihood(z)
+            return _with_score(posterior, z, f, weights=f)
         # The gradient of the surrogate must not reach q_I, whatever the proposal does: eq. 14 takes it as fixed.
-        q_i = posteriors.of(posterior if self.proposal is None else self.proposal(posterior)).stop_gradient()
+        q_i = posteriors.of(self.proposal(posterior)).stop_gradient()
         z = tf.stop_gradient(q_i.sample(self.num_samples, seed=seed))
         weights = tf.exp(posterior.log_prob(z) - q_i.log_prob(z))
         estimate = tf.reduce_mean(weights * log_likelihood(z), axis=0)
@@ -63,6 +68,12 @@ class ImportanceSampling(Sampling):
     @classmethod
     def from_config(cls, config: dict) -> ImportanceSampling:
         return cls(**{**config, "proposal": keras.saving.deserialize_keras_object(config["proposal"])})
+
+
+def _with_score(posterior: posteriors.Posterior, z: tf.Tensor, f: tf.Tensor, weights: tf.Tensor) -> Estimate:
+    """The mean of f, (samples, batch) at the fixed z, with the gradient mean_m weights_m d ln q(z_m) beside its own."""
+    value = tf.reduce_mean(f, axis=0)
+    return Estimate(value=value, surrogate=value + posterior.score_surrogate(z, tf.stop_gradient(weights)))
 
 
 def _leave_one_out(values: tf.Tensor) -> tf.Tensor:
@@ -104,9 +115,7 @@ class LeaveOneOut(Sampling):
         posterior = posteriors.of(posterior)
         z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
         f = log_likelihood(z)
-        value = tf.reduce_mean(f, axis=0)
-        weights = tf.stop_gradient(_leave_one_out(f))
-        return Estimate(value=value, surrogate=value + posterior.score_surrogate(z, weights))
+        return _with_score(posterior, z, f, weights=_leave_one_out(f))
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
@@ -211,7 +220,7 @@ class DisARM(Estimator):
         z, antithetic = tf.cast(u < q, tf.float32), tf.cast(1 - u < q, tf.float32)
         f = log_likelihood(tf.concat([z, antithetic], axis=0))
         difference = tf.stop_gradient(f[: self.num_pairs] - f[self.num_pairs :])[..., None]
-        weight = tf.stop_gradient(tf.sigmoid(tf.abs(logits)))
+        weight = tf.maximum(q, 1 - q)  # sigmoid(|eta|)
         gradient = tf.reduce_mean(0.5 * difference * (z - antithetic), axis=0) * weight
         value = tf.reduce_mean(f, axis=0)
         return Estimate(value=value, surrogate=value + tf.reduce_sum(gradient * logits, axis=-1))
