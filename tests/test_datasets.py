@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 from tf_isvae import datasets
-from tf_isvae.datasets import bundled, splits
+from tf_isvae.datasets import bundled, noise, splits
 
 
 def numbered(count, shape=(2, 3, 1)):
@@ -658,6 +658,16 @@ def test_images_keep_their_labels(tmp_path):
 
 
 # --- Binarisation.
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 3, 784, 787])
+def test_a_draw_takes_16_bits_of_the_stream(pixels):
+    """Whatever numbers the random bits come in: a run of an earlier version goes on with the draws of its own."""
+    seed = noise.fold(3, noise.NOISE, tf.constant(5))
+    bits = tf.random.stateless_uniform([pixels], seed, minval=None, maxval=None, dtype=tf.int32).numpy()
+    means = np.random.default_rng(0).random((1, pixels, 1, 1), np.float32)
+    expected = bits.astype("<i4").view("<u2")[:pixels] < 65536 * means.ravel()
+    np.testing.assert_array_equal(noise.dynamic(tf.constant(means), seed, 1, (0, 1)).numpy().ravel(), expected)
 
 
 @pytest.mark.parametrize("binarize", ["static", "dynamic"])

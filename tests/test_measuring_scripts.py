@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from matplotlib.image import imread
 
 from tf_isvae import networks, speed, zoo
@@ -26,6 +27,28 @@ def test_multiplications_of_a_training_step():
     assert speed.training_multiplications(cnn) == 3 * forward - first - 50 * 52
     decoder = 3 * (50 * 52 + transposed) - 50 * 52
     assert speed.training_multiplications(cnn, 2) - speed.training_multiplications(cnn) == decoder
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_side_by_side_is_the_same_network(rows, tmp_path):
+    """Outputs and gradients are those of keras.Sequential of the same layers, also of odd batches; it can be saved."""
+    layers = [keras.Input((3,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(4)]
+    halves, whole = speed.SideBySide(layers), keras.Sequential(layers)
+    x = tf.constant(np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32))
+
+    def outputs_and_gradients(network):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.sin(network(x)))
+        return [network(x), *tape.gradient(loss, [x, *network.trainable_variables])]
+
+    for found, expected in zip(*map(outputs_and_gradients, (halves, whole)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert halves.output_shape == (None, 4) and speed.multiplications(halves) == speed.multiplications(whole)
+    halves.save(tmp_path / "network.keras")
+    loaded = keras.saving.load_model(tmp_path / "network.keras")
+    assert isinstance(loaded, speed.SideBySide)
+    np.testing.assert_array_equal(loaded(x), halves(x))
 
 
 def test_rows_of_the_benchmark():

@@ -27,18 +27,29 @@ class Adam(keras.optimizers.Adam):
         >>> model.compile(optimizer=optimizers.Adam(1e-3))
     """
 
+    _powers = None
+
+    def apply(self, grads, trainable_variables=None):
+        # Once for all weights: with small ones, these and the reading of `iterations` took a twentieth of a step.
+        step = tf.cast(self.iterations, tf.float32) + 1
+        self._powers = self.beta_1**step, self.beta_2**step
+        try:
+            return super().apply(grads, trainable_variables)
+        finally:
+            self._powers = None  # a graph that has been traced must not be kept alive
+
     def update_step(self, gradient, variable, learning_rate):
         dense = isinstance(gradient, tf.Tensor)
         if self.amsgrad or not dense or not variable.dtype == gradient.dtype == tf.float32:
             return super().update_step(gradient, variable, learning_rate)
         momentum, velocity = _private_apis.moments(self, variable)
-        step = tf.cast(self.iterations, tf.float32) + 1
+        beta_1_power, beta_2_power = self._powers
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
             m=_handle(momentum),
             v=_handle(velocity),
-            beta1_power=self.beta_1**step,
-            beta2_power=self.beta_2**step,
+            beta1_power=beta_1_power,
+            beta2_power=beta_2_power,
             lr=tf.cast(learning_rate, tf.float32),
             beta1=self.beta_1,
             beta2=self.beta_2,

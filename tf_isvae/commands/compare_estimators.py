@@ -107,7 +107,7 @@ def make_latent(shared: Protocol):
 def build(estimator, shared: Protocol, arguments: argparse.Namespace, steps_per_call: int = STEPS_PER_CALL):
     import keras
 
-    from tf_isvae import optimizers, training
+    from tf_isvae import optimizers, speed, training
     from tf_isvae.model import DiscreteVAE
 
     latent = make_latent(shared)
@@ -123,7 +123,7 @@ def build(estimator, shared: Protocol, arguments: argparse.Namespace, steps_per_
         encoder.append(keras.layers.Dense(latent.encoder_units))
         decoder = [keras.Input((latent.units,)), *hidden(reversed(shared.widths)), keras.layers.Dense(784)]
         decoder.append(keras.layers.Reshape((28, 28, 1)))
-        networks = keras.Sequential(encoder), latent, keras.Sequential(decoder)
+        networks = keras.Sequential(encoder), latent, speed.SideBySide(decoder)
         model = DiscreteVAE(*networks, estimator=estimator, seed=arguments.seed)
         rate = arguments.learning_rate
         rate = optimizers.Rectified(rate) if arguments.optimizer == "RAdam" else rate

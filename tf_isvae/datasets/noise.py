@@ -23,11 +23,11 @@ def bounds(count, shard: tuple[int, int]) -> tuple:
 
 def dynamic(images: tf.Tensor, seed: tf.Tensor, count: tf.Tensor, shard: tuple[int, int]) -> tf.Tensor:
     """Bernoulli draws with mean `images`, float32 in [0, 1], which are part `shard` of a batch of `count` images."""
-    # Making noise is most of the cost, so each 32 random bits serve two pixels. 16 bits give every mean to
-    # within 2^-16, and give 0 and 1 exactly.
+    # Making noise is most of the cost, so each 64 random bits serve four pixels, and are drawn as one number, which
+    # takes half the time of two. 16 bits give every mean to within 2^-16, and give 0 and 1 exactly.
     shape = tf.concat([[tf.cast(count, tf.int32)], tf.shape(images)[1:]], 0)
     size = tf.reduce_prod(shape)
-    bits = tf.random.stateless_uniform([(size + 1) // 2], seed, minval=None, maxval=None, dtype=tf.int32)
+    bits = tf.random.stateless_uniform([(size + 3) // 4], seed, minval=None, maxval=None, dtype=tf.int64)
     noise = tf.reshape(tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:size], shape)
     begin, end = bounds(shape[0], shard)
     return tf.cast(tf.cast(noise[begin:end], tf.float32) < images * 65536, tf.float32)
