@@ -142,14 +142,25 @@ def _of_the_zoo(row: Training):
 
 
 def _protocol(row: Training, steps: int):
-    """The model of compare_estimators, trained as there: with many steps between two visits to Python."""
-    from tf_isvae import estimators
-    from tf_isvae.commands import compare_estimators
+    """The networks of compare_estimators, trained as there: with many steps between two visits to Python."""
+    import keras
 
-    defaults = compare_estimators.make_parser().parse_args([])
-    return compare_estimators.build(
-        estimators.get(row.estimator), compare_estimators.protocol(None), defaults, steps_per_call=steps
-    )
+    from tf_isvae import optimizers, speed
+    from tf_isvae.latents import BernoulliLatent
+    from tf_isvae.model import DiscreteVAE
+
+    def hidden():
+        for _ in range(2):
+            yield keras.layers.Dense(200)
+            yield keras.layers.LeakyReLU(negative_slope=0.3)
+
+    shape = (28, 28, 1)
+    encoder = [keras.Input(shape), keras.layers.Flatten(), *hidden(), keras.layers.Dense(200)]
+    decoder = [keras.Input((200,)), *hidden(), keras.layers.Dense(784), keras.layers.Reshape(shape)]
+    networks = keras.Sequential(encoder), BernoulliLatent(200), speed.SideBySide(decoder)
+    model = DiscreteVAE(*networks, estimator=row.estimator, seed=0)
+    model.compile(optimizer=optimizers.Adam(1e-3), steps_per_execution=steps)
+    return model
 
 
 def encoding_speed(model_name: str, file: Path) -> Speed:
