@@ -137,15 +137,27 @@ def test_too_many_codes_to_enumerate(q):
 @pytest.mark.parametrize("name", DISCRETE)
 def test_the_relaxation_has_the_mean_and_the_way_back(name):
     q = KINDS[name]()
-    logits, to_z, to_one_hots = q.relaxation("a test")
-    np.testing.assert_allclose(to_z(tf.nn.softmax(logits)), q.mean(), atol=1e-6)
-    one_hots = to_one_hots(tf.constant(every_z(q), tf.float32)).numpy()
-    assert one_hots.shape[1:] == logits.shape[1:]
-    np.testing.assert_array_equal(one_hots.sum(-1), np.ones(one_hots.shape[:-1]))
-    np.testing.assert_array_equal(to_z(one_hots), every_z(q))
+    relaxed = q.relaxation("a test")
+    mean = relaxed.to_mean(relaxed.logits)
+    np.testing.assert_allclose(relaxed.to_z(mean), q.mean(), atol=1e-6)
+    np.testing.assert_allclose(relaxed.to_mean(relaxed.to_logits(mean)), mean, atol=1e-6)
+    each = relaxed.from_z(tf.constant(every_z(q), tf.float32))
+    assert each.shape[1:] == relaxed.logits.shape[1:] and mean.shape == relaxed.logits.shape
+    np.testing.assert_array_equal(relaxed.to_z(each), every_z(q))
+    # What is certain has finite logits, and stays certain.
+    np.testing.assert_allclose(relaxed.to_mean(relaxed.to_logits(each)), each, rtol=0, atol=1e-29)
     # Any leading axes.
     z = q.sample((7, 2), seed=(0, 1))
-    np.testing.assert_array_equal(to_z(to_one_hots(z)), z)
+    np.testing.assert_array_equal(relaxed.to_z(relaxed.from_z(z)), z)
+    # Slopes of the mode are 0 where that is a matter of a constant: all z lose the same.
+    slopes = relaxed.from_z(tf.constant(RNG.normal(size=(4, q.event_shape[-1])), tf.float32))
+    taken = relaxed.to_z(slopes - relaxed.from_mode(slopes)).numpy()
+    of_each = np.einsum("bu,zu->zb", taken, every_z(q))
+    np.testing.assert_allclose(of_each, np.tile(of_each[:1], (len(of_each), 1)), atol=1e-5)
+    left = tf.reduce_sum(relaxed.to_z(relaxed.from_mode(slopes)) * q.mode(), axis=-1)
+    np.testing.assert_allclose(
+        left, 0 if name != "bits" else (relaxed.to_z(slopes) * q.mode()).numpy().sum(-1), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", KINDS)

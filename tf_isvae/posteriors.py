@@ -78,14 +78,28 @@ def normal_quantile(uniform: tf.Tensor) -> tf.Tensor:
 
 
 class Relaxation(NamedTuple):
-    """A discrete z as `variables` one-hot vectors, among whose convex combinations is the mean, softmax(logits)."""
+    """What a discrete z is relaxed to: tensors like `logits`, of which some are z, and one is the mean of q.
+
+    For bits (batch, units), and each number lies in [0, 1]; for one-hot vectors (batch, variables, categories), and the
+    numbers of a variable sum to 1.
+    """
 
     logits: tf.Tensor
-    """(batch, variables, categories)."""
+    to_mean: Callable[[tf.Tensor], tf.Tensor]
+    """From logits to the mean of such a q: sigmoid, or softmax."""
+    to_logits: Callable[[tf.Tensor], tf.Tensor]
+    """Its inverse; finite for all means."""
+    from_mode: Callable[[tf.Tensor], tf.Tensor]
+    """Slopes, with as much taken off those of one variable as makes that of the mode 0, if its numbers sum to 1."""
     to_z: Callable[[tf.Tensor], tf.Tensor]
-    """From (..., variables, categories) to z (..., units); linear."""
-    to_one_hots: Callable[[tf.Tensor], tf.Tensor]
-    """From z (..., units) back to (..., variables, categories)."""
+    """From the relaxation, with any leading axes, to z (..., units); linear."""
+    from_z: Callable[[tf.Tensor], tf.Tensor]
+    """From z (..., units) back."""
+
+
+def _log(mean: tf.Tensor) -> tf.Tensor:
+    """ln, finite at 0, and as it is from 1e-23 on."""
+    return tf.math.log(mean + 1e-30)
 
 
 class Posterior:
@@ -119,7 +133,7 @@ class Posterior:
         raise self._cannot(needed_by, "Bits, of a BernoulliLatent: LeaveOneOut takes any latent.")
 
     def relaxation(self, needed_by: str) -> Relaxation:
-        """The one-hot vectors of a discrete posterior, and the way there and back."""
+        """What a discrete posterior is relaxed to, and the way there and back."""
         raise self._cannot(needed_by, "discrete, of a BernoulliLatent or CategoricalLatent.")
 
     def straight_through(self, z: tf.Tensor) -> tf.Tensor:
@@ -214,8 +228,8 @@ class _Discrete(Posterior):
     num_codes: int
 
     def straight_through(self, z):
-        logits, to_z, _ = self.relaxation("straight_through")
-        mean = to_z(tf.nn.softmax(logits))
+        relaxed = self.relaxation("straight_through")
+        mean = relaxed.to_z(relaxed.to_mean(relaxed.logits))
         return z + (mean - tf.stop_gradient(mean))
 
     def _check_count(self, needed_by: str) -> None:
@@ -275,9 +289,17 @@ class Bits(_Discrete, tfd.Independent):
         return self.logits
 
     def relaxation(self, needed_by):
-        # A bit is a variable of two categories with logits (0, eta), of which z has the second.
-        logits = tf.stack([tf.zeros_like(self.logits), self.logits], axis=-1)
-        return Relaxation(logits, lambda p: p[..., 1], lambda z: tf.stack([1 - z, z], axis=-1))
+        def itself(z):
+            return z
+
+        return Relaxation(
+            self.logits,
+            tf.sigmoid,
+            lambda mean: _log(mean) - _log(1 - mean),
+            from_mode=itself,
+            to_z=itself,
+            from_z=itself,
+        )
 
     def all_z(self, needed_by):
         self._check_count(needed_by)
@@ -368,7 +390,11 @@ class OneHots(_Discrete, tfd.TransformedDistribution):
         return tf.reduce_sum(tf.nn.softmax(self.logits) * tf.nn.log_softmax(self.logits), axis=[-2, -1])
 
     def relaxation(self, needed_by):
-        return Relaxation(self.logits, self._flat, self._split)
+        def from_mode(slopes):
+            mode = tf.argmax(self.logits, axis=-1, output_type=tf.int32)
+            return slopes - tf.gather(slopes, mode[..., None], batch_dims=2)
+
+        return Relaxation(self.logits, tf.nn.softmax, _log, from_mode, to_z=self._flat, from_z=self._split)
 
     def all_z(self, needed_by):
         self._check_count(needed_by)

@@ -50,10 +50,10 @@ class _Relaxed(Sampling):
     """One that gives each sample the gradient of `_proxy`, a function of eta. Biased."""
 
     def __call__(self, posterior, log_likelihood, seed=None):
-        logits, to_z, to_one_hots = posteriors.of(posterior).relaxation(type(self).__name__)
+        relaxed = posteriors.of(posterior).relaxation(type(self).__name__)
         z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
-        proxy = self._proxy(logits, to_one_hots(z))
-        estimate = tf.reduce_mean(log_likelihood(_with_gradient_of(z, to_z(proxy))), axis=0)
+        proxy = relaxed.to_z(self._proxy(relaxed, relaxed.from_z(z)))
+        estimate = tf.reduce_mean(log_likelihood(_with_gradient_of(z, proxy)), axis=0)
         return Estimate(value=estimate, surrogate=estimate)
 
     def check(self, posterior):
@@ -82,8 +82,8 @@ class StraightThrough(_Relaxed):
         arXiv:1308.3432.
     """
 
-    def _proxy(self, logits, z):
-        return tf.nn.softmax(logits)
+    def _proxy(self, relaxed, z):
+        return relaxed.to_mean(relaxed.logits)
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
@@ -119,12 +119,13 @@ class ReinMax(_Relaxed):
         super().__init__(num_samples)
         self.temperature = checks.positive("ReinMax: temperature", temperature)
 
-    def _proxy(self, logits, z):
-        p = tf.nn.softmax(logits)
-        flattened = p if self.temperature == 1 else tf.nn.softmax(logits / self.temperature)
+    def _proxy(self, relaxed, z):
+        logits, softmax = relaxed.logits, relaxed.to_mean
+        p = softmax(logits)
+        flattened = p if self.temperature == 1 else softmax(logits / self.temperature)
         # Logits whose softmax is (flattened + z) / 2, with the gradient of eta.
-        middle = _with_gradient_of(tf.math.log((flattened + z) / 2 + 1e-30), logits)
-        return 2 * tf.nn.softmax(middle) - 0.5 * p
+        middle = _with_gradient_of(relaxed.to_logits((flattened + z) / 2), logits)
+        return 2 * softmax(middle) - 0.5 * p
 
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature}
@@ -186,22 +187,19 @@ class Linearized(_AroundAnother):
         return self.estimator.exact
 
     def __call__(self, posterior, log_likelihood, seed=None):
-        logits, to_z, _ = posteriors.of(posterior).relaxation("Linearized")
-        p = tf.nn.softmax(logits)
-        at = tf.stop_gradient(p)
-        mean = to_z(at)
+        relaxed = posteriors.of(posterior).relaxation("Linearized")
+        p = relaxed.to_mean(relaxed.logits)
+        mean = tf.stop_gradient(relaxed.to_z(p))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(at)
-            f = log_likelihood(to_z(at)[None])
-        slopes = tf.stop_gradient(tape.gradient(f, at))
-        g = to_z(slopes)
+            tape.watch(mean)
+            f = log_likelihood(mean[None])
+        g = tf.stop_gradient(tape.gradient(f, mean))
         rest = self.estimator(posterior, lambda z: log_likelihood(z) - tf.reduce_sum(g * (z - mean), axis=-1), seed)
         # In the mean over z the tangent adds nothing to the value. A one-hot vector sums to 1, so a constant may be
         # taken off its slopes: the slope of the mode, which leaves exactly 0 of a variable that is certain, however
         # softmax rounds.
-        mode = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        slopes -= tf.gather(slopes, mode[..., None], batch_dims=2)
-        return Estimate(value=rest.value, surrogate=rest.surrogate + tf.reduce_sum(slopes * p, axis=[-2, -1]))
+        tangent = relaxed.to_z(relaxed.from_mode(relaxed.from_z(g)) * p)
+        return Estimate(value=rest.value, surrogate=rest.surrogate + tf.reduce_sum(tangent, axis=-1))
 
     def check(self, posterior):
         posteriors.of(posterior).relaxation("Linearized")
