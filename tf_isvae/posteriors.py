@@ -334,9 +334,9 @@ def _kl_of_bits(eta: tf.Tensor, prior: tf.Tensor):
     """
     ones, prior_ones = tf.sigmoid(eta), tf.sigmoid(prior)
 
-    def cross_entropy(logits, p):
+    def cross_entropy(logits, mean):
         # p l - max(l, 0) as one product: the difference would lose as much as l has of nats.
-        return (tf.cast(logits > 0, tf.float32) - ones) * logits - tf.math.log(tf.maximum(p, 1 - p))
+        return (tf.cast(logits > 0, tf.float32) - ones) * logits - tf.math.log(tf.maximum(mean, 1 - mean))
 
     def gradient(upstream):
         return upstream * ones * (1 - ones) * (eta - prior), upstream * (prior_ones - ones)

@@ -51,10 +51,7 @@ class ImportanceSampling(Sampling):
 
     def __call__(self, posterior: tfd.Distribution, log_likelihood: LogLikelihood, seed=None) -> Estimate:
         if self.proposal is None:  # eq. 20 and 26, without the weights
-            posterior = posteriors.of(posterior)
-            z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
-            f = log_likelihood(z)
-            return _with_score(posterior, z, f, weights=f)
+            return _by_score(posterior, log_likelihood, self.num_samples, seed, weights=lambda f: f)
         # The gradient of the surrogate must not reach q_I, whatever the proposal does: eq. 14 takes it as fixed.
         q_i = posteriors.of(self.proposal(posterior)).stop_gradient()
         z = tf.stop_gradient(q_i.sample(self.num_samples, seed=seed))
@@ -70,10 +67,13 @@ class ImportanceSampling(Sampling):
         return cls(**{**config, "proposal": keras.saving.deserialize_keras_object(config["proposal"])})
 
 
-def _with_score(posterior: posteriors.Posterior, z: tf.Tensor, f: tf.Tensor, weights: tf.Tensor) -> Estimate:
-    """The mean of f, (samples, batch) at the fixed z, with the gradient mean_m weights_m d ln q(z_m) beside its own."""
+def _by_score(posterior, log_likelihood: LogLikelihood, samples: int, seed, weights: Callable) -> Estimate:
+    """The mean of f at samples z_m of q, with the gradient mean_m w_m d ln q(z_m) beside its own, w = weights(f)."""
+    posterior = posteriors.of(posterior)
+    z = tf.stop_gradient(posterior.sample(samples, seed=seed))
+    f = log_likelihood(z)
     value = tf.reduce_mean(f, axis=0)
-    return Estimate(value=value, surrogate=value + posterior.score_surrogate(z, tf.stop_gradient(weights)))
+    return Estimate(value=value, surrogate=value + posterior.score_surrogate(z, tf.stop_gradient(weights(f))))
 
 
 def _leave_one_out(values: tf.Tensor) -> tf.Tensor:
@@ -112,10 +112,7 @@ class LeaveOneOut(Sampling):
         super().__init__(num_samples)
 
     def __call__(self, posterior, log_likelihood, seed=None):
-        posterior = posteriors.of(posterior)
-        z = tf.stop_gradient(posterior.sample(self.num_samples, seed=seed))
-        f = log_likelihood(z)
-        return _with_score(posterior, z, f, weights=_leave_one_out(f))
+        return _by_score(posterior, log_likelihood, self.num_samples, seed, weights=_leave_one_out)
 
 
 @keras.saving.register_keras_serializable("tf_isvae")
