@@ -142,12 +142,12 @@ def test_bare_products_are_those_of_the_encoder():
 def test_protocols_have_files_of_their_own():
     settings = [[], ["--precision", "mixed_bfloat16"], ["--categorical", "24x4"]]
     settings.append(settings[1] + settings[2])
-    settings += [["--learning-rate", "5e-4"], ["--learning-rate", "7e-4", "--optimizer", "RAdam"]]
+    settings += [["--learning-rate", "5e-4"], ["--learning-rate", "7e-4", "--optimizer", "RAdam"], ["--start-at-mean"]]
     settings += [[*given, "--seed", "7"] for given in settings]
     parser = compare_estimators.make_parser()
     for ending in (".md", ".png"):
         paths = {compare_estimators.comparison(parser.parse_args(given), ending) for given in settings}
-        assert len(paths) == 12 and all(path.suffix == ending for path in paths)
+        assert len(paths) == 14 and all(path.suffix == ending for path in paths)
 
 
 def test_a_learning_rate_ends_no_name():
@@ -160,7 +160,7 @@ def test_a_learning_rate_ends_no_name():
 
 
 @pytest.mark.all
-@pytest.mark.parametrize("categorical", [[], ["--categorical", "3x4"]], ids=["bits", "categories"])
+@pytest.mark.parametrize("categorical", [[], ["--categorical", "3x4", "--start-at-mean"]], ids=["bits", "categories"])
 def test_a_comparison_goes_on(prepared, apart, tmp_path, categorical):
     """In parts, with other distances between evaluations and a signal inside one, it ends as in one call."""
     prepared("mnist")

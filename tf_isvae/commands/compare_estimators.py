@@ -11,10 +11,11 @@ named as `tf_isvae.estimators.get` takes it: by its class, with its number of sa
 Linearized+DisARM:1 is Linearized(DisARM(1)). The same command again goes on with a run that was stopped.
 
 With --categorical, the protocol of Liu et al. 2023: many Categorical variables, grey MNIST, all 60,000 training images,
-784-512-256 and the mirror image, ReLU, batch 100, Adam 1e-3; 96,000 steps are their 160 epochs. Their own settings:
+784-512-256 and the mirror image, ReLU, batch 100, Adam 1e-3; 96,000 steps are their 160 epochs. Their own settings,
+but that they begin with PyTorch's initial weights and not with a decoder that gives the mean image:
 
     python scripts/compare_estimators.py --categorical 24x4 --estimators ReinMax:1:1.5 --optimizer RAdam \\
-        --learning-rate 5e-4 --steps 96000 --evaluate-every 8000
+        --learning-rate 5e-4 --start-at-mean --steps 96000 --evaluate-every 8000
 """
 
 import argparse
@@ -46,6 +47,7 @@ def make_parser() -> command_line.Parser:
     add("--categorical", default=None, metavar="VARIABLESxCATEGORIES", help=latent)
     add("--optimizer", choices=("Adam", "RAdam"), default="Adam", help="default Adam")
     add("--learning-rate", type=float, default=1e-3, metavar="RATE", help="default 0.001")
+    add("--start-at-mean", action="store_true", help="begin with a decoder that gives the mean image")
     add("--precision", choices=recipes.PRECISIONS, default="float32", help="default float32")
     add("--steps", type=int, default=50_000, metavar="N", help="of training; default 50000")
     add("--evaluate-every", type=int, default=5_000, metavar="N", help="steps; default 5000")
@@ -89,7 +91,8 @@ def variant(arguments: argparse.Namespace) -> str:
     seed = f"_seed{arguments.seed}" if arguments.seed else ""
     rate = "" if arguments.optimizer == "Adam" else f"_{arguments.optimizer}"
     rate += "" if arguments.learning_rate == 1e-3 else f"_{arguments.learning_rate:g}"
-    return (f"_{arguments.categorical}" if arguments.categorical else "") + rate + precision + seed
+    start = "_mean" if arguments.start_at_mean else ""
+    return (f"_{arguments.categorical}" if arguments.categorical else "") + rate + start + precision + seed
 
 
 def comparison(arguments: argparse.Namespace, ending: str) -> Path:
@@ -144,7 +147,7 @@ def steps_per_call(evaluate_every: int, step: int = 0) -> int:
 
 def run(text: str, shared: Protocol, arguments: argparse.Namespace) -> list[dict]:
     """Trains with one estimator, or goes on with what an earlier call began; returns the rows of its history."""
-    from tf_isvae import datasets, estimators
+    from tf_isvae import datasets, estimators, networks
     from tf_isvae.training import Recorder, RunDirectory, checkpoints, for_strategy
 
     path = arguments.run_dir / (text.replace(":", "-") + variant(arguments))
@@ -170,6 +173,8 @@ def run(text: str, shared: Protocol, arguments: argparse.Namespace) -> list[dict
             start=step,
             data_dir=arguments.data_dir,
         )
+        if arguments.start_at_mean and checkpoint is None:
+            networks.start_at_mean(model.decoder, next(iter(train_set)).numpy().mean(axis=0))
         directory.begin({"estimator": text, **shared._asdict(), "precision": arguments.precision})
         epochs = arguments.steps // arguments.evaluate_every
         recorder.fit(train_set, None, epochs, [evaluator(text, recorder, shared, arguments)], verbose=0)
