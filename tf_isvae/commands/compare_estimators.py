@@ -47,7 +47,7 @@ def make_parser() -> command_line.Parser:
     add("--categorical", default=None, metavar="VARIABLESxCATEGORIES", help=latent)
     add("--optimizer", choices=("Adam", "RAdam"), default="Adam", help="default Adam")
     add("--learning-rate", type=float, default=1e-3, metavar="RATE", help="default 0.001")
-    add("--start-at-mean", action="store_true", help="begin with a decoder that gives the mean image")
+    add("--start-at-mean", action="store_true", default=False, help="begin with a decoder that gives the mean image")
     add("--precision", choices=recipes.PRECISIONS, default="float32", help="default float32")
     add("--steps", type=int, default=50_000, metavar="N", help="of training; default 50000")
     add("--evaluate-every", type=int, default=5_000, metavar="N", help="steps; default 5000")
