@@ -12,7 +12,7 @@ Linearized+DisARM:1 is Linearized(DisARM(1)). The same command again goes on wit
 
 With --categorical, the protocol of Liu et al. 2023: many Categorical variables, grey MNIST, all 60,000 training images,
 784-512-256 and the mirror image, ReLU, batch 100, Adam 1e-3; 96,000 steps are their 160 epochs. Their own settings,
-but that they begin with PyTorch's initial weights and not with a decoder that gives the mean image:
+with a decoder that begins at the mean image where they have PyTorch's initial weights:
 
     python scripts/compare_estimators.py --categorical 24x4 --estimators ReinMax:1:1.5 --optimizer RAdam \\
         --learning-rate 5e-4 --start-at-mean --steps 96000 --evaluate-every 8000
