@@ -11,6 +11,7 @@ The examples of the reference begin with
     from tf_isvae import plotting, posteriors, search, training, wrappers
 """
 
+import ctypes
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -77,15 +78,26 @@ __getattr__ = _lazy.attributes(
 )
 
 
+def _keep_freed_memory() -> None:
+    """Has glibc keep what is freed for the next step, in place of giving it back to the system.
+
+    Otherwise each step takes its memory again page by page: up to 11,000 page faults, and half as long again
+    (docs/speed.md). Of what glibc maps for a thread, 64 MiB at a time, it unmaps what is free but for M_TOP_PAD bytes.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        # <malloc.h>: M_MMAP_THRESHOLD, whose largest value this is, M_TRIM_THRESHOLD, M_TOP_PAD.
+        for option, mebibytes in ((-3, 32), (-1, 64), (-2, 64)):
+            mallopt(option, mebibytes << 20)
+
+
 def import_all() -> None:
     """Imports what `__all__` names. Raises ImportError if Keras has another backend than TensorFlow."""
     import keras
-    import numpy as np
 
-    # glibc gives freed memory back to the system, and takes it again page by page, until a large block has been freed
-    # once: with TensorFlow's kernels without oneDNN, 500 to 1,000 page faults a step (docs/speed.md). This is that
-    # block, of the largest size that counts; it is never written to.
-    np.empty((32 << 20) - (64 << 10), np.uint8)
+    _keep_freed_memory()
     # A file of Keras's settings may name another one too.
     if keras.config.backend() != "tensorflow":
         raise ImportError(
