@@ -15,7 +15,7 @@ GROUPS = {
     ),
     "cnn": (
         "CNN BVAE and CNN CVAE on MNIST (figures 9, 10 and 11)",
-        ("cnn_bvae_paper", "cnn_bvae_best", "cnn_cvae_paper", "cnn_cvae_best"),
+        ("cnn_bvae_paper", "cnn_bvae_best", "cnn_cvae_paper", "cnn_cvae_10_samples", "cnn_cvae_best"),
     ),
     "fashion": (
         "Fashion-MNIST (figures 12 and 13)",
@@ -33,8 +33,8 @@ def render(results: dict[str, dict], experiments: Iterable[str]) -> str:
         "# The paper's experiments, run again\n",
         "Written by `scripts/reproduce_paper.py` from `results/*.json`, which hold the settings, metrics and history "
         "of the runs; not edited by hand. A name ending in `_paper` is the paper's recipe (importance sampling with "
-        "one sample, Adam 1e-3, batch 2048), `_best` is ours (`tf_isvae.training.RECIPES`), `fc_vae` the conventional "
-        "VAE with 50 Gaussians. Nats per image.\n",
+        "one sample, Adam 1e-3, batch 2048), `_10_samples` the same with ten, `_best` is ours "
+        "(`tf_isvae.training.RECIPES`), `fc_vae` the conventional VAE with 50 Gaussians. Nats per image.\n",
         *figures(results),
         *categories(results),
         *bits(results),
@@ -355,18 +355,19 @@ def samples(results):
 
 def cnns_alike(results):
     """The CNNs give similar results. (By this measure: at least 10 codes are in use.)"""
-    for name, result in of_paper(results):
-        if name.startswith("cnn"):
+    for name, result in results.items():
+        if name.startswith("cnn") and name.endswith(("_paper", "_samples")):
             e = result["evaluation"]
-            alike = e["codes_used"] >= 10 and e["active_units"] > 0
-            yield (
-                name,
-                alike,
+            evidence = (
                 f"test -ELBO {result['metrics']['val_loss']:.1f} after {epochs(result)} epochs, {e['codes_used']:,} "
-                f"codes for {e['test_images']:,} test images, {e['active_units']} active units.",
+                f"codes for {e['test_images']:,} test images, {e['active_units']} active units."
             )
-            if not alike:
-                yield name, None, "docs/estimators.md has what it takes, by runs with one difference from the recipe."
+            if name.endswith("_samples"):
+                evidence += (
+                    " The paper's recipe with one difference, 10 samples in place of 1: docs/estimators.md has the "
+                    "others that were tried."
+                )
+            yield name, e["codes_used"] >= 10 and e["active_units"] > 0, evidence
 
 
 def fashion(results):

@@ -69,6 +69,10 @@ def test_the_experiments_are_the_papers(script, pages):
     for name in papers:  # each again with ours
         best = configs[name.removesuffix("paper") + "best"]
         assert (best.model, best.dataset, best.recipe) == (papers[name].model, papers[name].dataset, "best")
+    # What the CNN CVAE takes to learn more than the mean image: a single difference, the number of samples.
+    ours, paper = (vars(configs[name]) for name in ("cnn_cvae_10_samples", "cnn_cvae_paper"))
+    assert {key for key in paper if ours[key] != paper[key]} == {"estimator", "epochs"}
+    assert ours["estimator"] == "ImportanceSampling:10"
     assert (configs["fc_vae"].estimator, configs["fc_vae"].latent_dim) == ("Reparameterized", 50)
     assert sorted(name for _, names in pages.GROUPS.values() for name in names) == sorted(configs)
 
@@ -267,6 +271,18 @@ def test_verdicts_on_evaluations(pages, claim, good, bad):
         ({}, "Not run yet."),
     ):
         assert pages.claim(1, getattr(pages, claim), results).splitlines()[0].endswith(f"** {verdict}")
+
+
+def test_what_the_cnn_cvae_takes_is_held_to_the_same_rule(pages):
+    """Ten samples in place of one count as evidence of claim 8, for it or against it."""
+    figures = {"codes_used": 1, "active_units": 0, "perplexity": 1.0}
+    mean_image = result("cnn_cvae", metrics={"val_loss": 206.0}, **figures)
+    clusters = result("cnn_cvae", metrics={"val_loss": 170.0}, **{**figures, "codes_used": 12, "active_units": 9})
+    for samples, failing in ((clusters, "cnn_cvae_paper"), (mean_image, "cnn_cvae_paper, cnn_cvae_10_samples")):
+        results = {"cnn_cvae_paper": mean_image, "cnn_bvae_paper": clusters, "cnn_cvae_10_samples": samples}
+        text = pages.claim(8, pages.cnns_alike, results)
+        assert text.splitlines()[0].endswith(f"** Holds, but not for {failing}.")
+        assert text.count("10 samples in place of 1") == 1
 
 
 def test_the_claim_on_samples_is_of_bits(pages):

@@ -22,9 +22,14 @@ def every_epoch(per_epoch: int) -> tf.data.Dataset:
     # The count of iterations lives in Python: a tf.Variable made under a distribution strategy would be
     # replicated, and tf.data cannot update those.
     counter = itertools.count()
-    scalar = tf.TensorSpec((), tf.int64)
-    places = tf.data.Dataset.from_generator(lambda: iter([next(counter)]), output_signature=scalar)
-    return places.map(lambda epoch: (epoch, tf.constant(0, tf.int64)))
+
+    def place(_):
+        epoch = tf.numpy_function(lambda: np.int64(next(counter)), [], tf.int64)
+        return tf.ensure_shape(epoch, ()), tf.constant(0, tf.int64)
+
+    # Not Dataset.from_generator, for which TensorFlow sets M_MMAP_THRESHOLD of glibc to 128 KiB: the memory of all
+    # that is larger would be taken from the system again at each use (docs/speed.md).
+    return tf.data.Dataset.range(1).map(place)
 
 
 def epochs_from(start: int, epochs: int, per_epoch: int) -> tf.data.Dataset:
