@@ -37,7 +37,7 @@ EXPERIMENTS = {
         "dataset": "mnist",
         "recipe": "paper",
         "estimator": "ImportanceSampling:10",
-        "epochs": 60,
+        "epochs": 20,
     },
     "cnn_cvae_best": {"model": "cnn_cvae", "dataset": "mnist", "recipe": "best", "precision": "mixed_bfloat16"},
     "fc_bvae_fashion_paper": {"model": "fc_bvae", "dataset": "fashion_mnist", "recipe": "paper", "epochs": 1000},
