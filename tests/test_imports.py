@@ -129,10 +129,10 @@ def test_large_blocks_stay_with_the_process(fresh_python):
 
 @pytest.mark.all
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the page faults of Linux")
-@pytest.mark.parametrize("onednn", ["0", "1"])
-def test_a_step_of_training_takes_no_new_memory(fresh_python, onednn):
-    """What a step frees serves the next one, with either kind of TensorFlow's kernels. (Without oneDNN it took 65,000
-    page faults, and 2.2 times as long; with it 1,200. Now 200 and 60.)"""
-    done = fresh_python("tests/programs/page_faults.py", environment={"TF_ENABLE_ONEDNN_OPTS": onednn})
+@pytest.mark.parametrize("data", [[], ["generator"]])
+def test_a_step_of_training_takes_no_new_memory(fresh_python, data):
+    """What a step frees serves the next one, whatever the data set does to glibc. (Without oneDNN it took 65,000 page
+    faults, and 2.2 times as long; now 200, and up to 4,000 with a generator.)"""
+    done = fresh_python("tests/programs/page_faults.py", *data, environment={"TF_ENABLE_ONEDNN_OPTS": "0"})
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1000
+    assert float(done.stdout) < 10_000
