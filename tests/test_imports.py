@@ -1,6 +1,7 @@
 """Who imports whom: one direction in the package, no script from another, and nothing slow before it is used."""
 
 import ast
+import platform
 import re
 import sys
 
@@ -125,6 +126,30 @@ def test_large_blocks_stay_with_the_process(fresh_python):
     if printed == "not glibc":
         pytest.skip("this is not glibc 2.33 or newer")
     assert printed == "0"
+
+
+@pytest.mark.all
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is asked for on x86 only")
+@pytest.mark.parametrize(
+    "first, given, then",
+    [
+        ("pass", None, "1 True"),
+        ("pass", "0", "0 False"),
+        ("import tensorflow", "0", "0 False"),
+        ("import keras", None, "None"),
+    ],
+)
+def test_onednn_is_on_unless_the_user_says_no(fresh_python, first, given, then):
+    """Whatever instructions the processor has. Once TensorFlow is imported, it stays as it is."""
+    program = (
+        f"{first}\n"
+        "import os, tf_isvae\n"
+        "from tensorflow.python.util import _pywrap_util_port\n"
+        "print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'), _pywrap_util_port.IsMklEnabled())\n"
+    )
+    done = fresh_python("-c", program, environment={"TF_ENABLE_ONEDNN_OPTS": given})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(then)
 
 
 @pytest.mark.all
