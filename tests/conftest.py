@@ -11,6 +11,8 @@ import sys
 from multiprocessing import forkserver
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# As the import of tf_isvae sets it, for programs that import Keras first: all compute the same bits.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import pytest
 from helpers import ROOT, call_program, differences, process_state, tfds_has
