@@ -364,8 +364,8 @@ def cnns_alike(results):
             )
             if name.endswith("_samples"):
                 evidence += (
-                    " The paper's recipe with one difference, 10 samples in place of 1: docs/estimators.md has the "
-                    "others that were tried."
+                    " The paper's recipe with one difference, 10 samples in place of 1: docs/estimators.md has other "
+                    "seeds of both, and the other differences that were tried."
                 )
             yield name, e["codes_used"] >= 10 and e["active_units"] > 0, evidence
 
