@@ -11,9 +11,7 @@ The examples of the reference begin with
     from tf_isvae import plotting, posteriors, search, training, wrappers
 """
 
-import ctypes
 import os
-import platform
 import sys
 from typing import TYPE_CHECKING
 
@@ -26,11 +24,6 @@ if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']}; tf_isvae needs it to be tensorflow: set it so, or unset it, "
         "before Keras is imported."
     )
-
-# TensorFlow chooses oneDNN's kernels by itself only where a processor has instructions such as avx512_vnni. With AVX2
-# alone they make a step of the CNNs a fifth shorter (docs/speed.md). It asks once, when it is imported.
-if platform.machine() in ("x86_64", "AMD64") and "tensorflow" not in sys.modules:
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 if TYPE_CHECKING:
     from tf_isvae import (
@@ -84,6 +77,18 @@ __getattr__ = _lazy.attributes(
 )
 
 
+def _ask_for_onednn() -> None:
+    """Has TensorFlow, if it is not imported yet, use oneDNN's kernels on any x86 processor, unless the user says no.
+
+    TensorFlow chooses them by itself only where the processor has instructions such as avx512_vnni. With AVX2 alone
+    they make a step of the CNNs a fifth shorter (docs/speed.md).
+    """
+    import platform
+
+    if platform.machine() in ("x86_64", "AMD64") and "tensorflow" not in sys.modules:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
 def _keep_freed_memory() -> None:
     """Has glibc keep what is freed for the next step, in place of giving it back to the system.
 
@@ -93,6 +98,8 @@ def _keep_freed_memory() -> None:
     """
     if sys.platform != "linux":
         return
+    import ctypes
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:
         # <malloc.h>: M_MMAP_THRESHOLD, whose largest value this is, M_TRIM_THRESHOLD, M_TOP_PAD.
@@ -102,6 +109,7 @@ def _keep_freed_memory() -> None:
 
 def import_all() -> None:
     """Imports what `__all__` names. Raises ImportError if Keras has another backend than TensorFlow."""
+    _ask_for_onednn()
     import keras
 
     _keep_freed_memory()
